@@ -1,0 +1,278 @@
+"""The page a plugin author reads first: what a component is, and how a plugin announces it.
+
+A plugin is an installed distribution with an entry point in the group `loongforge`, naming a module that implements hooks
+(`loongforge_core.registry.hooks`):
+
+    # my_plugin/plugin.py                     # pyproject.toml
+    from loongforge_core import ...           [project.entry-points.loongforge]
+                                              my_plugin = "my_plugin.plugin"
+    @hookimpl
+    def loongforge_components():
+        return [
+            ComponentSpec(
+                kind="encoder",
+                name="sensor",
+                summary="1-D convolutions over a sensor's signal",
+                modalities=("signal",),
+                config="my_plugin.sensor.config:SensorConfig",
+                model="my_plugin.sensor.model:SensorEncoder",
+                processor="my_plugin.sensor.processor:SensorProcessor",
+            )
+        ]
+
+    @hookimpl
+    def loongforge_config_paths():
+        return ["my_plugin.configs"]          # a package (folder) that holds YAML: GROUP/NAME.yaml
+
+A component has up to four parts, each a string `package.module:attribute`, imported only when it is used:
+
+    config     a subclass of EncoderConfig, ProjectorConfig, BackboneConfig or RecipeConfig (below); imports no torch
+    model      a module that implements loongforge_core.layers.interfaces; builds from (config, context)
+    weights    a function config -> loongforge_core.weights.table.Table, for import from and export to Hugging Face
+    processor  a Processor (below): a file -> the encoder's inputs; numpy only; encoders have one
+
+This module imports neither torch nor Megatron, and neither may a `config` or a `processor` module: `loongforge list`,
+`validate` and the data workers use them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+API_VERSION = 1
+"""Version of this page. A plugin states the one it was written for."""
+
+SUPPORTED_API_VERSIONS = range(1, 2)
+
+Kind = Literal["encoder", "projector", "backbone", "recipe"]
+
+Shape = tuple[int, ...]
+"""How tokens lie, or how large an item is: `(height, width)`, `(frames,)`, `(time, height, width)`; the encoder says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentSpec:
+    """One component as its plugin announces it. Light: strings only, nothing is imported."""
+
+    kind: Kind
+    name: str
+    """What YAML calls it: `type: NAME` in a slot, `model_type: NAME` for a recipe."""
+    summary: str
+    """One line for `loongforge list`."""
+    config: str
+    model: str = ""
+    """Empty for a recipe, whose config is all there is of it outside its weights and loss."""
+    weights: str = ""
+    """Empty: the component has no published format, and its weights travel under their own names."""
+    processor: str = ""
+    modalities: tuple[str, ...] = ()
+    """Encoders: what they encode. Any name; a slot `<modality>_encoder` takes an encoder that lists its modality."""
+    reference: str = ""
+    """The class that it equals, such as `transformers.SiglipVisionModel`."""
+    paper: str = ""
+    api_version: int = API_VERSION
+
+
+# ----------------------------------------------------------------------------------------------------------------- configs
+
+
+class ComponentConfig(BaseModel):
+    """What a component *is*: sizes and switches. No layout, no dtype, no kernels.
+
+    Core takes a slot's own keys out first (`SLOT_KEYS`), so a config may not declare one of them.
+    A docstring under a field becomes its description in `loongforge show` and in the JSON schema.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+SLOT_KEYS = frozenset({"type", "pretrained", "freeze", "lr", "weight_decay", "backend"})
+
+
+class EncoderConfig(ComponentConfig, ABC):
+    """An encoder, asked without building it."""
+
+    @property
+    @abstractmethod
+    def feature_size(self) -> int:
+        """Width of the features it emits."""
+
+    @abstractmethod
+    def token_grid(self, size: Shape) -> Shape:
+        """How the features of an item of `size` lie: `(rows, columns)` say. Their product is the number of tokens."""
+
+    def num_tokens(self, size: Shape) -> int:
+        return math.prod(self.token_grid(size))
+
+    def cost(self, size: Shape) -> float:
+        """Relative cost of encoding an item of `size`, for balancing items over ranks. Default: its tokens."""
+        return float(self.num_tokens(size))
+
+    @property
+    def num_levels(self) -> int:
+        """Extra features per item, from earlier layers; level i is added after the decoder's layer i (DeepStack)."""
+        return 0
+
+
+class ProjectorConfig(ComponentConfig, ABC):
+    """A projector. Core fills the two widths in from its neighbours; where YAML states them they must agree."""
+
+    input_size: int
+    """Width of the encoder's features; inferred."""
+    hidden_size: int
+    """Width of the embeddings it emits, the language model's; inferred."""
+
+    def token_grid(self, grid: Shape) -> Shape:
+        """How its output tokens lie, for features that lie in `grid`. Raises ValueError for a grid that it cannot take."""
+        return grid
+
+    @property
+    def takes_levels(self) -> bool:
+        """Whether it projects an encoder's levels too."""
+        return False
+
+
+class BackboneConfig(ComponentConfig, ABC):
+    """A language model."""
+
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    """Rows of the embedding table as published, before any padding for tensor parallelism."""
+
+    @property
+    def takes_levels(self) -> bool:
+        """Whether levels can be added at its layers."""
+        return False
+
+
+@dataclass(frozen=True)
+class ItemMarkup:
+    """How an item is written in a prompt: `before`, the placeholder once for every token of the item, `after`."""
+
+    placeholder: str
+    """A token of the tokenizer, or any text that stands for one."""
+    before: str = ""
+    after: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.placeholder}{self.after}"
+
+
+@dataclass(frozen=True)
+class ItemSpan:
+    """Where the tokens of one item stand in a sample."""
+
+    modality: str
+    start: int
+    """Index of its first placeholder in the token sequence."""
+    grid: Shape
+    """How its tokens lie after the projector; they are consecutive."""
+
+    @property
+    def num_tokens(self) -> int:
+        return math.prod(self.grid)
+
+
+class RecipeConfig(ComponentConfig, ABC):
+    """What a `model_type` means, as far as data workers and `validate` need it; the rest is `layers.interfaces.Recipe`."""
+
+    accepted_names: ClassVar[tuple[str, ...]] = ()
+    """Names of the original design's callables that mean this recipe's own behaviour, such as `loss_func_internvl`."""
+
+    @abstractmethod
+    def markup(self, modality: str) -> ItemMarkup:
+        """How an item of `modality` is written in a prompt. Raises KeyError for a modality that the recipe does not know."""
+
+    def position_ids(self, length: int, spans: Sequence[ItemSpan]) -> np.ndarray:
+        """Position of each of a sample's tokens: int64 `[length]`, or `[3, length]` (time, height, width) for M-RoPE."""
+        return np.arange(length, dtype=np.int64)
+
+    @property
+    def position_axes(self) -> int:
+        """1, or 3 for M-RoPE."""
+        return 1
+
+
+# -------------------------------------------------------------------------------------------------------------- processors
+
+ConfigT = TypeVar("ConfigT", bound=EncoderConfig)
+
+
+@dataclass(frozen=True)
+class ProcessedItem:
+    """One image, video or sound, ready for its encoder."""
+
+    inputs: Mapping[str, np.ndarray]
+    """What the encoder takes, by name. Along axis 0 the arrays of several items are concatenated."""
+    size: Shape
+    """The item's size, in the units that the encoder's config counts tokens from."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly to distort the items of one training sample, and the random numbers to do it with."""
+
+    random: np.random.Generator
+    """Seeded by the run's seed and the sample's place in the run, so that a resumed run sees the same items."""
+    progress: float
+    """Share of the run's steps already done, 0 to 1."""
+    settings: BaseModel
+    """`data.augment.<modality>`, validated by the processor's `augment_config`."""
+
+
+class Processor(ABC, Generic[ConfigT]):
+    """Opens a file of its modality. Numpy only: it runs in data workers."""
+
+    augment_config: ClassVar[type[BaseModel] | None] = None
+    """Settings of `data.augment.<modality>`; None: the processor distorts nothing, and asking for it is an error."""
+
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
+
+    @abstractmethod
+    def __call__(self, path: Path, augmentation: Augmentation | None = None) -> ProcessedItem:
+        """The item in the file. Raises DataError naming the file when it is missing, truncated or of another kind."""
+
+    def published(self) -> Mapping[str, Any]:
+        """What a Hugging Face `preprocessor_config.json` says of the same processing; empty where there is no such class."""
+        return {}
+
+
+# ------------------------------------------------------------------------------------------------------- initial values
+
+
+@dataclass(frozen=True)
+class Initial:
+    """The distribution that a tensor's initial values come from. Drawn by the tensor's global name, so every layout agrees."""
+
+    kind: Literal["normal", "uniform", "constant"]
+    value: float = 0.0
+    """Standard deviation, half width of the interval around zero, or the constant."""
+
+
+@dataclass(frozen=True)
+class InitialValues:
+    """Distributions by glob pattern over parameter names, the first that matches; a parameter that none matches is an error."""
+
+    patterns: Mapping[str, Initial] = field(default_factory=dict)
+
+    @staticmethod
+    def transformer(std: float, first: Mapping[str, Initial] | None = None) -> InitialValues:
+        """Ones for norms, zeros for biases, normal of width `std` for the rest; the patterns of `first` come before these."""
+        return InitialValues(
+            {
+                **(first or {}),
+                "*bias": Initial("constant"),
+                "*norm*.weight": Initial("constant", 1.0),
+                "*": Initial("normal", std),
+            }
+        )

@@ -1,0 +1,78 @@
+"""A checked composition: what YAML and overrides came to, typed, with every component's config validated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loongforge_core.component import (
+    BackboneConfig,
+    ComponentConfig,
+    ComponentSpec,
+    EncoderConfig,
+    ProjectorConfig,
+    RecipeConfig,
+    Shape,
+)
+from loongforge_core.config.settings import RunSettings, SlotSettings
+
+__all__ = ["FOUNDATION", "Composition", "Slot", "encoder_slot", "projector_slot"]
+
+FOUNDATION = "foundation"
+
+
+def encoder_slot(modality: str) -> str:
+    return f"{modality}_encoder"
+
+
+def projector_slot(modality: str) -> str:
+    return f"{modality}_projector"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One filled place of `model:`."""
+
+    name: str
+    spec: ComponentSpec
+    config: ComponentConfig
+    settings: SlotSettings
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A model and a run, ready to build."""
+
+    name: str
+    """The file's stem, or the published name."""
+    slots: Mapping[str, Slot]
+    """By name; encoders, projectors, then the foundation."""
+    recipe: ComponentSpec
+    recipe_config: RecipeConfig
+    run: RunSettings
+    resolved: Mapping[str, Any]
+    """The whole tree after composition and inference, as plain data, to be written beside a run."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those with an encoder, in the order of the slots."""
+        return tuple(name.removesuffix("_encoder") for name in self.slots if name.endswith("_encoder"))
+
+    @property
+    def foundation(self) -> BackboneConfig | None:
+        slot = self.slots.get(FOUNDATION)
+        return slot.config if slot else None  # type: ignore[return-value]
+
+    def encoder(self, modality: str) -> EncoderConfig:
+        return self.slots[encoder_slot(modality)].config  # type: ignore[return-value]
+
+    def projector(self, modality: str) -> ProjectorConfig | None:
+        slot = self.slots.get(projector_slot(modality))
+        return slot.config if slot else None  # type: ignore[return-value]
+
+    def item_grid(self, modality: str, size: Shape) -> Shape:
+        """How the tokens of an item lie in the language model's sequence."""
+        grid = self.encoder(modality).token_grid(size)
+        projector = self.projector(modality)
+        return projector.token_grid(grid) if projector else grid

@@ -1,0 +1,131 @@
+"""The settings of a run: every key of a composition's YAML outside the components' own configs.
+
+Strict: an unknown key or a wrong type is an error. Every setting has a default that works on a laptop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+__all__ = [
+    "DataSettings",
+    "EncoderLayout",
+    "EvaluationSettings",
+    "ParallelSettings",
+    "RunSettings",
+    "Settings",
+    "SlotSettings",
+    "TrainSettings",
+]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, nothing unknown, nothing coerced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class SlotSettings(Settings):
+    """A slot's own keys; the rest of a slot is its component's config."""
+
+    type: str
+    """Name of the component, as `loongforge list` shows it."""
+    pretrained: str | None = None
+    """Hugging Face folder that this slot's weights start from."""
+    freeze: bool | list[str] = False
+    """`true` freezes the slot; a list freezes the parameters whose names in the slot match one of its glob patterns."""
+    lr: float | None = Field(None, ge=0)
+    """Peak learning rate of this slot; default `train.lr`."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Weight decay of this slot; default `train.weight_decay`."""
+    backend: Literal["torch", "transformer_engine"] | None = None
+    """Kernels of this slot; default `torch`."""
+
+
+class EncoderLayout(Settings):
+    """How one encoder is spread over the language model's ranks."""
+
+    layout: Literal["replicate"] = "replicate"
+    """`replicate`: every rank of the first stage encodes everything, with tensor size 1."""
+
+
+class ParallelSettings(Settings):
+    """Sizes of the layout, in Megatron's names. One section per encoder slot beside them (`parallel.image_encoder`)."""
+
+    tensor_model_parallel_size: PositiveInt = 1
+    pipeline_model_parallel_size: PositiveInt = 1
+    context_parallel_size: PositiveInt = 1
+    expert_model_parallel_size: PositiveInt = 1
+    sequence_parallel: bool = False
+    encoders: dict[str, EncoderLayout] = Field(default_factory=dict)
+    """Filled from the sections named after encoder slots; not written in YAML by this name."""
+
+
+class TrainSettings(Settings):
+    """Optimisation, saving and logging."""
+
+    global_batch_size: PositiveInt = 8
+    """Samples of one optimizer step, over all ranks."""
+    micro_batch_size: PositiveInt = 1
+    """Samples of one forward pass on one rank; changes speed and memory, never the numbers."""
+    seq_length: PositiveInt = 2048
+    """Longest sample, in tokens, items included."""
+    steps: PositiveInt = 100
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    min_lr: float = Field(0.0, ge=0)
+    lr_warmup_steps: int = Field(0, ge=0)
+    lr_decay_style: Literal["constant", "linear", "cosine"] = "cosine"
+    weight_decay: float = Field(0.01, ge=0)
+    """On matrices; biases and norms have none."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    adam_eps: float = Field(1e-8, gt=0)
+    clip_grad: float = Field(1.0, ge=0)
+    """Largest norm of the gradient; 0 leaves it alone."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations that are computed again in the backward pass to save memory."""
+    seed: int = Field(1, ge=0)
+    save_interval: int = Field(0, ge=0)
+    """Steps between checkpoints; 0: only at the end."""
+    log_interval: PositiveInt = 10
+    """Steps between lines of progress where no terminal shows a bar; metrics.jsonl has every step."""
+    export_hf: bool = False
+    """Also write `<output_dir>/hf` at the end."""
+
+
+class DataSettings(Settings):
+    """The training data, and what the run is evaluated on."""
+
+    type: Literal["conversations"] = "conversations"
+    path: str | list[str] | None = None
+    """JSON lines with `messages` and a column of paths per modality; a file or several."""
+    eval_path: str | None = None
+    """Questions with answers, answered by greedy decoding at the end of the run."""
+    num_workers: int = Field(0, ge=0)
+    """Processes that prepare samples; 0: the training process itself."""
+    shuffle: bool = True
+    augment: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Distortion of training items by modality; the keys are the processor's (`loongforge show ENCODER`)."""
+
+
+class EvaluationSettings(Settings):
+    """How questions are answered."""
+
+    batch_size: PositiveInt = 64
+    max_new_tokens: PositiveInt = 32
+
+
+class RunSettings(Settings):
+    """All of a composition but its `model:` section."""
+
+    tokenizer: str | None = None
+    """Hugging Face tokenizer folder."""
+    parallel: ParallelSettings = ParallelSettings()
+    train: TrainSettings = TrainSettings()
+    data: DataSettings = DataSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    output_dir: str = "runs/default"

@@ -1,0 +1,72 @@
+"""One micro-batch, as the collator makes it and the model takes it.
+
+Shapes: b samples, s tokens, N tokens of all items of a modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from loongforge_core.layers.interfaces import Items
+
+if TYPE_CHECKING:
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+__all__ = ["PLACEHOLDER_ID", "Batch", "Placement"]
+
+PLACEHOLDER_ID = -1
+"""Stands in `token_ids` wherever an item's embedding goes. Outside every vocabulary; an export writes the published token."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the tokens of a modality's items go: the n-th goes to `token_ids[sample_N[n], position_N[n]]`."""
+
+    sample_N: Tensor
+    position_N: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples padded on the right to a common length."""
+
+    token_ids_bs: Tensor
+    """int64, `PLACEHOLDER_ID` where an item goes."""
+    labels_bs: Tensor
+    """int64, the next token; anything where `loss_mask_bs` is 0."""
+    loss_mask_bs: Tensor
+    """float32, 1 where the next token is a target."""
+    position_ids: Tensor
+    """int64 `[b, s]`, or `[3, b, s]` for M-RoPE."""
+    items: Mapping[str, Items] = field(default_factory=dict)
+    """By modality, in the order of samples and, in a sample, of its placeholders; modalities without an item are absent."""
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    packed: PackedSeqParams | None = None
+    """Where several samples share a row."""
+
+    @property
+    def num_samples(self) -> int:
+        return self.token_ids_bs.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        return Batch(
+            token_ids_bs=self.token_ids_bs.to(device),
+            labels_bs=self.labels_bs.to(device),
+            loss_mask_bs=self.loss_mask_bs.to(device),
+            position_ids=self.position_ids.to(device),
+            items={
+                name: Items({key: value.to(device) for key, value in items.inputs.items()}, items.sizes)
+                for name, items in self.items.items()
+            },
+            placements={
+                name: Placement(placement.sample_N.to(device), placement.position_N.to(device))
+                for name, placement in self.placements.items()
+            },
+            packed=self.packed,
+        )
