@@ -81,6 +81,17 @@ class ComponentSpec:
     api_version: int = API_VERSION
 
 
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """A data set that a plugin can write out, selected by `data.prepare: NAME`."""
+
+    name: str
+    summary: str
+    prepare: str
+    """`package.module:function`; the function takes the folder that `data.path` lies in and writes the files there."""
+    api_version: int = API_VERSION
+
+
 # ----------------------------------------------------------------------------------------------------------------- configs
 
 

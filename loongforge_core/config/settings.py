@@ -103,6 +103,8 @@ class DataSettings(Settings):
     type: Literal["conversations"] = "conversations"
     path: str | list[str] | None = None
     """JSON lines with `messages` and a column of paths per modality; a file or several."""
+    prepare: str | None = None
+    """A data set of an installed plugin (`loongforge list`) that is written into the folder of `path` when it is not there yet."""
     eval_path: str | None = None
     """Questions with answers, answered by greedy decoding at the end of the run."""
     num_workers: int = Field(0, ge=0)
