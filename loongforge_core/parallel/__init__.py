@@ -1,0 +1,1 @@
+"""What runs a model across processes, and Megatron-Core where there is no accelerator."""
