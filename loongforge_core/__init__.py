@@ -1,1 +1,96 @@
+"""LoongForge: snap-together multimodal models on Megatron-Core.
 
+The names below are the public ones. They are loaded when they are first used, so importing `loongforge_core` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loongforge_core.component import (
+        BackboneConfig,
+        ComponentSpec,
+        DatasetSpec,
+        EncoderConfig,
+        Initial,
+        InitialValues,
+        ItemMarkup,
+        ProcessedItem,
+        Processor,
+        ProjectorConfig,
+        RecipeConfig,
+    )
+    from loongforge_core.config.check import load_composition
+    from loongforge_core.config.composition import Composition
+    from loongforge_core.errors import DataError, LoongForgeError
+    from loongforge_core.layers.interfaces import Backbone, BuildContext, Encoder, Features, Items, Projector, Recipe
+    from loongforge_core.registry.hooks import hookimpl
+    from loongforge_core.registry.registry import Registry
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backbone": "layers.interfaces",
+    "BackboneConfig": "component",
+    "BuildContext": "layers.interfaces",
+    "ComponentSpec": "component",
+    "Composition": "config.composition",
+    "DataError": "errors",
+    "DatasetSpec": "component",
+    "Encoder": "layers.interfaces",
+    "EncoderConfig": "component",
+    "Features": "layers.interfaces",
+    "Initial": "component",
+    "InitialValues": "component",
+    "ItemMarkup": "component",
+    "Items": "layers.interfaces",
+    "LoongForgeError": "errors",
+    "ProcessedItem": "component",
+    "Processor": "component",
+    "Projector": "layers.interfaces",
+    "ProjectorConfig": "component",
+    "Recipe": "layers.interfaces",
+    "RecipeConfig": "component",
+    "Registry": "registry.registry",
+    "hookimpl": "registry.hooks",
+    "load_composition": "config.check",
+}
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "BuildContext",
+    "ComponentSpec",
+    "Composition",
+    "DataError",
+    "DatasetSpec",
+    "Encoder",
+    "EncoderConfig",
+    "Features",
+    "Initial",
+    "InitialValues",
+    "ItemMarkup",
+    "Items",
+    "LoongForgeError",
+    "ProcessedItem",
+    "Processor",
+    "Projector",
+    "ProjectorConfig",
+    "Recipe",
+    "RecipeConfig",
+    "Registry",
+    "hookimpl",
+    "load_composition",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -42,10 +42,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import numpy as np
 
 API_VERSION = 1
 """Version of this page. A plugin states the one it was written for."""
@@ -205,6 +207,8 @@ class RecipeConfig(ComponentConfig, ABC):
 
     def position_ids(self, length: int, spans: Sequence[ItemSpan]) -> np.ndarray:
         """Position of each of a sample's tokens: int64 `[length]`, or `[3, length]` (time, height, width) for M-RoPE."""
+        import numpy as np
+
         return np.arange(length, dtype=np.int64)
 
     @property

@@ -1,0 +1,225 @@
+"""Which components exist, and where each comes from."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from loongforge_core.component import SLOT_KEYS, ComponentSpec, DatasetSpec, Kind
+from loongforge_core.errors import PluginError, did_you_mean
+from loongforge_core.registry.builtin import BUILTIN_COMPONENTS
+from loongforge_core.registry.discover import (
+    BrokenPlugin,
+    ConfigFolder,
+    Origin,
+    Plugin,
+    check_component,
+    check_dataset,
+    config_folder,
+    discover_plugins,
+)
+
+__all__ = ["PACKAGE_SCHEME", "Part", "Published", "PublishedDataset", "Registry"]
+
+Part = Literal["config", "model", "weights", "processor"]
+
+PACKAGE_SCHEME = "pkg://"
+
+SESSION = "this session"
+"""Stands for the distribution of what is registered without packaging, in a notebook or a test."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A component and the distribution that publishes it."""
+
+    spec: ComponentSpec
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class PublishedDataset:
+    """A data set and the distribution that publishes it."""
+
+    spec: DatasetSpec
+    origin: Origin
+
+
+class Registry:
+    """The components, data sets and YAML of the installed plugins, or whatever was registered by hand.
+
+    `Registry.discover()` finds what is installed; `Registry()` holds core's own recipe only, and `register` adds to either.
+    """
+
+    def __init__(self) -> None:
+        from loongforge_core import __version__
+
+        core = Origin("loongforge_core", __version__)
+        self._components = [Published(spec, core) for spec in BUILTIN_COMPONENTS]
+        self._datasets: list[PublishedDataset] = []
+        self._config_folders: list[ConfigFolder] = []
+        self._plugins: list[Plugin] = []
+        self._broken: list[BrokenPlugin] = []
+
+    @classmethod
+    def discover(cls) -> Registry:
+        """Everything that the installed plugins announce. A broken plugin is kept in `broken` and disturbs nobody."""
+        registry = cls()
+        registry._plugins, registry._broken = discover_plugins()
+        for plugin in registry._plugins:
+            registry._components += [Published(spec, plugin.origin) for spec in plugin.components]
+            registry._datasets += [PublishedDataset(spec, plugin.origin) for spec in plugin.datasets]
+            registry._config_folders += plugin.config_folders
+        return registry
+
+    def register(self, spec: ComponentSpec | DatasetSpec, *, distribution: str = SESSION, version: str = "") -> None:
+        """Adds a component or a data set without packaging. Registering the same one again changes nothing."""
+        origin = Origin(distribution, version)
+        try:
+            if isinstance(spec, DatasetSpec):
+                if (dataset := PublishedDataset(check_dataset(spec), origin)) not in self._datasets:
+                    self._datasets.append(dataset)
+            elif (component := Published(check_component(spec), origin)) not in self._components:
+                self._components.append(component)
+        except (TypeError, ValueError) as error:
+            raise PluginError(str(error)) from error
+
+    def register_config_path(self, package: str | Path, *, distribution: str = SESSION, version: str = "") -> None:
+        """Adds a package, or a folder, that holds YAML."""
+        try:
+            path = package if isinstance(package, Path) else config_folder(package)
+        except (TypeError, ValueError, ImportError) as error:
+            raise PluginError(str(error)) from error
+        if not path.is_dir():
+            raise PluginError(f"{path} is not a folder that holds YAML")
+        folder = ConfigFolder(path, Origin(distribution, version))
+        if folder not in self._config_folders:
+            self._config_folders.append(folder)
+
+    @property
+    def broken(self) -> tuple[BrokenPlugin, ...]:
+        return tuple(self._broken)
+
+    @property
+    def config_folders(self) -> tuple[ConfigFolder, ...]:
+        return tuple(self._config_folders)
+
+    def components(self, kind: Kind | None = None) -> Iterator[Published]:
+        """In the order of kind and name."""
+        chosen = (published for published in self._components if kind in (None, published.spec.kind))
+        yield from sorted(chosen, key=lambda published: (published.spec.kind, published.spec.name, published.origin.distribution))
+
+    def datasets(self) -> Iterator[PublishedDataset]:
+        yield from sorted(self._datasets, key=lambda published: (published.spec.name, published.origin.distribution))
+
+    def component(self, kind: Kind, name: str) -> ComponentSpec:
+        """The one component of this kind and name. Raises PluginError where there is none, or more than one."""
+        found = [published for published in self._components if (published.spec.kind, published.spec.name) == (kind, name)]
+        if found:
+            _refuse_duplicates(f"{kind} {name!r}", [published.origin for published in found])
+            return found[0].spec
+        if others := sorted({published.spec.kind for published in self._components if published.spec.name == name}):
+            raise PluginError(f"{name!r} is a {' and a '.join(others)}, not {_a(kind)}{did_you_mean(name, self._names(kind))}")
+        raise self._missing(kind, name, self._names(kind))
+
+    def dataset(self, name: str) -> DatasetSpec:
+        """The one data set of this name. Raises PluginError where there is none, or more than one."""
+        found = [published for published in self._datasets if published.spec.name == name]
+        if not found:
+            raise self._missing("data set", name, (published.spec.name for published in self._datasets))
+        _refuse_duplicates(f"data set {name!r}", [published.origin for published in found])
+        return found[0].spec
+
+    def origin(self, spec: ComponentSpec | DatasetSpec) -> Origin:
+        """The distribution that publishes a component or data set of this registry."""
+        for published in (*self._components, *self._datasets):
+            if published.spec == spec:
+                return published.origin
+        raise PluginError(f"{spec.name!r} is not registered here")
+
+    def load(self, spec: ComponentSpec, part: Part) -> Any:
+        """Imports one part of a component. Raises PluginError, with the import's own error as its cause, where that fails."""
+        target: str = getattr(spec, part)
+        if not target:
+            raise PluginError(f"{spec.kind} {spec.name!r} has no {part}")
+        loaded = self._import(target, f"{part} of {spec.kind} {spec.name!r} ({self.origin(spec)})")
+        if part == "config":
+            self._check_config(spec, loaded)
+        return loaded
+
+    def load_dataset(self, spec: DatasetSpec) -> Any:
+        """Imports the function that writes a data set."""
+        return self._import(spec.prepare, f"data set {spec.name!r} ({self.origin(spec)})")
+
+    def resource(self, url: str) -> Path:
+        """The file or folder that `pkg://package/path` names in the package of an installed plugin."""
+        package, _, path = url.removeprefix(PACKAGE_SCHEME).partition("/")
+        packages = {plugin.package for plugin in self._plugins}
+        if package not in packages:
+            raise PluginError(f"{url} names no installed plugin's package{did_you_mean(package, packages)}")
+        if ".." in path.split("/"):
+            raise PluginError(f"{url} leaves its package")
+        from importlib.resources import files
+
+        return Path(str(files(package).joinpath(path)))
+
+    def fingerprint(self) -> str:
+        """One line per plugin and version and per component registered by hand; equal on every rank of a run."""
+        plugins = {str(published.origin) for published in (*self._components, *self._datasets)}
+        plugins |= {str(folder.origin) for folder in self._config_folders}
+        by_hand = {repr(published.spec) for published in self._components if published.origin.distribution == SESSION}
+        return "\n".join(sorted(plugins) + sorted(by_hand))
+
+    def _names(self, kind: Kind) -> list[str]:
+        return [published.spec.name for published in self._components if published.spec.kind == kind]
+
+    def _missing(self, what: str, name: str, names: Iterable[str]) -> PluginError:
+        message = f"no {what} {name!r} is installed{did_you_mean(name, names)}"
+        suspects = [broken for broken in self._broken if name in broken.announced]
+        suspects = suspects or [broken for broken in self._broken if not broken.announced]
+        for broken in suspects:
+            message += f"; {broken}" if name in broken.announced else f"; perhaps it is in a plugin that could not be loaded: {broken}"
+        error = PluginError(message)
+        error.__cause__ = suspects[0].exception if suspects else None
+        return error
+
+    def _import(self, target: str, what: str) -> Any:
+        module, _, attributes = target.partition(":")
+        try:
+            loaded: Any = importlib.import_module(module)
+            for attribute in attributes.split("."):
+                loaded = getattr(loaded, attribute)
+        except (Exception, SystemExit) as error:  # a stranger's module may do anything
+            raise PluginError(f"{what}: {target} could not be imported: {type(error).__name__}: {error}") from error
+        return loaded
+
+    def _check_config(self, spec: ComponentSpec, loaded: Any) -> None:
+        from loongforge_core import component
+
+        bases = {
+            "encoder": component.EncoderConfig,
+            "projector": component.ProjectorConfig,
+            "backbone": component.BackboneConfig,
+            "recipe": component.RecipeConfig,
+        }
+        base = bases[spec.kind]
+        what = f"config of {spec.kind} {spec.name!r} ({self.origin(spec)})"
+        if not (isinstance(loaded, type) and issubclass(loaded, base)):
+            raise PluginError(f"{what} is {loaded!r}, expected a subclass of {base.__name__}")
+        if taken := sorted(SLOT_KEYS & set(loaded.model_fields)):
+            raise PluginError(f"{what} declares {', '.join(taken)}: core takes {', '.join(sorted(SLOT_KEYS))} out of a slot itself")
+        if loaded.__abstractmethods__:
+            raise PluginError(f"{what} does not implement {', '.join(sorted(loaded.__abstractmethods__))}")
+
+
+def _refuse_duplicates(what: str, origins: list[Origin]) -> None:
+    if len(origins) > 1:
+        both = " and ".join(str(origin) for origin in origins)
+        raise PluginError(f"{what} is published by {both}: uninstall one of them")
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
