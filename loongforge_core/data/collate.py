@@ -1,0 +1,73 @@
+"""Samples -> one batch, padded on the right; every count is checked here, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from loongforge_core.component import ItemSpan, ProcessedItem
+from loongforge_core.data.sample import Sample
+from loongforge_core.errors import DataError
+from loongforge_core.layers.interfaces import Items
+from loongforge_core.model.batch import PLACEHOLDER_ID, Batch, Placement
+
+__all__ = ["collate"]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """The samples as one micro-batch. Padding is token 0 with mask 0, behind everything that is attended to.
+
+    Raises DataError naming a sample whose placeholders do not match its items.
+    """
+    for sample in samples:
+        _check(sample)
+    length = max(map(len, samples))
+    modalities = dict.fromkeys(modality for sample in samples for modality in sample.items)
+    return Batch(
+        token_ids_bs=_pad([sample.token_ids for sample in samples], length),
+        labels_bs=_pad([sample.labels for sample in samples], length),
+        loss_mask_bs=_pad([sample.loss_mask for sample in samples], length),
+        position_ids=_pad([sample.position_ids for sample in samples], length),
+        items={modality: _items([item for sample in samples for item in sample.items.get(modality, ())]) for modality in modalities},
+        placements={modality: _placement(samples, modality) for modality in modalities},
+    )
+
+
+def _check(sample: Sample) -> None:
+    placeholders = int((sample.token_ids == PLACEHOLDER_ID).sum())
+    expected = sum(span.num_tokens for span in sample.spans)
+    if placeholders != expected:
+        raise DataError(f"{sample.where}: {placeholders} placeholder tokens, but its items give {expected}")
+    for modality in {*sample.items, *(span.modality for span in sample.spans)}:
+        spans, items = sum(span.modality == modality for span in sample.spans), len(sample.items.get(modality, ()))
+        if spans != items:
+            raise DataError(f"{sample.where}: {spans} places for items of modality {modality!r}, but {items} items")
+
+
+def _pad(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
+    """`[b, length]` of arrays `[s]`, `[axes, b, length]` of arrays `[axes, s]`."""
+    padded = np.zeros((*arrays[0].shape[:-1], len(arrays), length), dtype=arrays[0].dtype)
+    for index, array in enumerate(arrays):
+        padded[..., index, : array.shape[-1]] = array
+    return torch.from_numpy(padded)
+
+
+def _items(items: Sequence[ProcessedItem]) -> Items:
+    inputs = {name: torch.from_numpy(np.concatenate([item.inputs[name] for item in items])) for name in items[0].inputs}
+    return Items(inputs, tuple(item.size for item in items))
+
+
+def _placement(samples: Sequence[Sample], modality: str) -> Placement:
+    """Items are in the order of samples and, in a sample, of its spans; so are the places."""
+    spans: list[tuple[int, ItemSpan]] = [
+        (index, span) for index, sample in enumerate(samples) for span in sample.spans if span.modality == modality
+    ]
+    lengths = np.array([span.num_tokens for _, span in spans], dtype=np.int64)
+    starts = np.array([span.start for _, span in spans], dtype=np.int64)
+    within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+    return Placement(
+        sample_N=torch.from_numpy(np.repeat(np.array([index for index, _ in spans], dtype=np.int64), lengths)),
+        position_N=torch.from_numpy(np.repeat(starts, lengths) + within),
+    )

@@ -1,0 +1,262 @@
+"""Conversations in JSON lines, the format that LLaMA-Factory and ms-swift users have.
+
+    {"messages": [{"role": "user", "content": "<image>Digit?"}, {"role": "assistant", "content": "7"}],
+     "images": ["images/0007.png"], "kind": "single_digit"}
+
+A line has `messages`, one column of paths per modality (`images`, `videos`, `audios`, else the modality and an s; relative to
+the file's folder) and optionally `kind`, by which evaluation reports. A tag such as `<image>` stands for the next path of its column, any
+number of them anywhere in a turn. Content may also be a list of parts, `{"type": "text", "text": ...}` and `{"type": "image"}`;
+what a text part says is never read as a tag. Lines are read when they are needed: an open file costs eight bytes a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from loongforge_core.errors import DataError, did_you_mean
+
+__all__ = ["Conversation", "ConversationFiles", "ItemReference", "Message", "parse_conversation"]
+
+logger = logging.getLogger(__name__)
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class ItemReference:
+    """One image, video or sound, where it stands in a turn."""
+
+    modality: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: pieces of text and items, in order."""
+
+    role: str
+    parts: tuple[str | ItemReference, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One line of a data file."""
+
+    messages: tuple[Message, ...]
+    where: str
+    """`file:line`, or whatever names it in an error."""
+    kind: str = ""
+
+    @property
+    def items(self) -> tuple[ItemReference, ...]:
+        """All items, in the order in which they are mentioned."""
+        return tuple(part for message in self.messages for part in message.parts if not isinstance(part, str))
+
+    @property
+    def answer(self) -> str:
+        """What the assistant says last."""
+        return self.messages[-1].text
+
+    def prompt(self) -> Conversation:
+        """Everything before the last answer."""
+        return replace(self, messages=self.messages[:-1])
+
+
+class ConversationFiles:
+    """The lines of one file or several, numbered through."""
+
+    def __init__(self, paths: Sequence[Path], modalities: Sequence[str]) -> None:
+        """Finds where lines begin; reads the first one, so that a file of another kind is noticed at once.
+
+        Raises DataError for a file that is missing or empty.
+        """
+        self.paths = tuple(paths)
+        self.modalities = tuple(modalities)
+        self._lines = [_find_lines(path) for path in self.paths]
+        self._starts = [0, *accumulate(len(offsets) for offsets, _ in self._lines)]
+        self._ignored: set[str] = set()
+        for start in self._starts[:-1]:
+            self[start]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __iter__(self) -> Iterator[Conversation]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Conversation:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file = bisect_right(self._starts, index) - 1
+        path, (offsets, numbers) = self.paths[file], self._lines[file]
+        line = index - self._starts[file]
+        with path.open("rb") as stream:
+            stream.seek(offsets[line])
+            content = stream.readline()
+        return self._parse(content, folder=path.parent, where=f"{path}:{numbers[line]}")
+
+    def _parse(self, content: bytes, *, folder: Path, where: str) -> Conversation:
+        try:
+            data = json.loads(content)
+        except ValueError as error:
+            raise DataError(f"{where}: expected a JSON object in one line, but this is not JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise DataError(f"{where}: expected a JSON object with `messages`, got {_shown(data)}")
+        conversation = parse_conversation(data, self.modalities, folder=folder, where=where)
+        self._report_ignored(data, where)
+        return conversation
+
+    def _report_ignored(self, data: Mapping[str, Any], where: str) -> None:
+        """Says once of each column that nothing reads it."""
+        known = {"messages", "kind", *map(column, self.modalities)}
+        if new := [name for name in data if name not in known and name not in self._ignored]:
+            self._ignored.update(new)
+            logger.warning("%s: ignored columns: %s", where, ", ".join(new))
+
+
+def column(modality: str) -> str:
+    """The column that holds a modality's paths."""
+    return f"{modality}s"
+
+
+def parse_conversation(data: Mapping[str, Any], modalities: Sequence[str], *, folder: Path, where: str) -> Conversation:
+    """The conversation that a line's object describes; it ends with an answer.
+
+    `modalities` are those that can be encoded; paths are relative to `folder`; `where` begins each error.
+    Raises DataError when roles, columns or the number of items are wrong. Does not open any item.
+    """
+    kind = data.get("kind", "")
+    if not isinstance(kind, str):
+        raise DataError(f"{where}: `kind` must be a string, got {_shown(kind)}")
+    paths = {modality: _paths(data.get(column(modality), []), modality, folder, where) for modality in modalities}
+    messages = _turns(data.get("messages"), where)
+    _refuse_unencoded(data, modalities, where)
+    parts = [_parts(turn["content"], modalities, f"{where}: turn {number}") for number, turn in enumerate(messages, 1)]
+    found = {modality: sum(part == _Tag(modality) for content in parts for part in content) for modality in modalities}
+    for modality, count in found.items():
+        if count != len(paths[modality]):
+            raise DataError(
+                f"{where}: {count} <{modality}> placeholder{'s' * (count != 1)} in the messages, "
+                f"but {len(paths[modality])} path{'s' * (len(paths[modality]) != 1)} in `{column(modality)}`"
+            )
+    remaining = {modality: iter(found) for modality, found in paths.items()}
+    return Conversation(
+        messages=tuple(
+            Message(
+                turn["role"],
+                tuple(
+                    ItemReference(part.modality, next(remaining[part.modality])) if isinstance(part, _Tag) else part for part in content
+                ),
+            )
+            for turn, content in zip(messages, parts, strict=True)
+        ),
+        where=where,
+        kind=kind,
+    )
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """A place for an item whose path is not known yet."""
+
+    modality: str
+
+
+def _find_lines(path: Path) -> tuple[array[int], array[int]]:
+    """Byte offset and number of every line that is not blank."""
+    offsets, numbers = array("q"), array("q")
+    position = 0
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    offsets.append(position)
+                    numbers.append(number)
+                position += len(line)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this data file: {error.strerror}") from error
+    if not offsets:
+        raise DataError(f"{path}: the data file is empty; expected JSON lines with `messages`")
+    return offsets, numbers
+
+
+def _refuse_unencoded(data: Mapping[str, Any], modalities: Sequence[str], where: str) -> None:
+    """A column whose tag the messages mention holds items, whatever their modality is called: it is not just another column."""
+    for name in data.keys() - {column(modality) for modality in modalities}:
+        modality = name.removesuffix("s")
+        if name != modality and isinstance(data[name], list) and any(f"<{modality}>" in str(turn["content"]) for turn in data["messages"]):
+            raise DataError(
+                f"{where}: the messages mention <{modality}>, with paths in `{name}`, but this composition has no {modality} encoder; "
+                f"it encodes {', '.join(modalities) or 'nothing'}"
+            )
+
+
+def _paths(value: Any, modality: str, folder: Path, where: str) -> list[Path]:
+    if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
+        raise DataError(f"{where}: `{column(modality)}` must be a list of paths, got {_shown(value)}")
+    return [folder / path for path in value]
+
+
+def _turns(messages: Any, where: str) -> list[dict[str, Any]]:
+    """The messages as given, with roles, order and keys checked."""
+    if messages is None:
+        raise DataError(f"{where}: no `messages`")
+    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
+        raise DataError(f"{where}: `messages` must be a list of objects with `role` and `content`, got {_shown(messages)}")
+    for number, turn in enumerate(messages, 1):
+        if turn.keys() != {"role", "content"}:
+            raise DataError(f"{where}: turn {number} has the keys {', '.join(turn) or 'none'}; expected `role` and `content`")
+        if turn["role"] not in ROLES:
+            raise DataError(f"{where}: turn {number} has the role {turn['role']!r}{did_you_mean(str(turn['role']), ROLES)}")
+        if turn["role"] == "system" and number > 1:
+            raise DataError(f"{where}: turn {number} is a system prompt; only the first may be one")
+    if not any(turn["role"] == "assistant" for turn in messages):
+        raise DataError(f"{where}: no message is the assistant's, so there is no answer to learn from")
+    if messages[-1]["role"] != "assistant":
+        raise DataError(f"{where}: the last message is the {messages[-1]['role']}'s; expected the assistant's answer")
+    return messages
+
+
+def _parts(content: Any, modalities: Sequence[str], where: str) -> list[str | _Tag]:
+    """Content as pieces of text and places for items."""
+    if isinstance(content, str):
+        return _split_tags(content, modalities)
+    if not isinstance(content, list):
+        raise DataError(f"{where}: `content` must be a string or a list of parts, got {_shown(content)}")
+    parts: list[str | _Tag] = []
+    for part in content:
+        match part:
+            case {"type": "text", "text": str(text), **rest} if not rest:
+                parts.append(text)
+            case {"type": str(modality), **rest} if modality in modalities and not rest:
+                parts.append(_Tag(modality))
+            case _:
+                forms = ['{"type": "text", "text": ...}', *(f'{{"type": "{modality}"}}' for modality in modalities)]
+                raise DataError(f"{where}: expected each part to be {' or '.join(forms)}, got {_shown(part)}")
+    return parts
+
+
+def _split_tags(text: str, modalities: Sequence[str]) -> list[str | _Tag]:
+    """Text split at the tags of the modalities that are encoded; `<video>` is plain text where nothing encodes videos."""
+    if not modalities:
+        return [text]
+    pieces = re.split(rf"<({'|'.join(map(re.escape, modalities))})>", text)  # text, modality, text, modality, ..., text
+    return [_Tag(piece) if index % 2 else piece for index, piece in enumerate(pieces) if index % 2 or piece]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

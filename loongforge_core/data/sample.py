@@ -1,0 +1,127 @@
+"""One conversation, ready for a batch: tokens, what is learned of them, opened items.
+
+A sample is numpy; data workers make it. Items stand in the token sequence as runs of PLACEHOLDER_ID, as long as the composition says
+that an item of this size is in the language model's sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from loongforge_core.component import Augmentation, ItemSpan, ProcessedItem, Processor
+from loongforge_core.config.composition import Composition
+from loongforge_core.data.conversations import Conversation, ItemReference
+from loongforge_core.data.template import ChatTemplate, Purpose, TokenisedText
+from loongforge_core.errors import DataError
+from loongforge_core.model.batch import PLACEHOLDER_ID
+
+__all__ = ["Sample", "SampleMaker"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arrays are `[s]`; each token's label is the one after it."""
+
+    token_ids: np.ndarray
+    """int64, PLACEHOLDER_ID where an item goes."""
+    labels: np.ndarray
+    """int64, the next token; 0 where `loss_mask` is 0."""
+    loss_mask: np.ndarray
+    """float32, 1 where the next token is part of an answer; the last token has no next."""
+    position_ids: np.ndarray
+    """int64 `[s]`, or `[3, s]` for M-RoPE."""
+    where: str
+    """`file:line`."""
+    kind: str = ""
+    items: Mapping[str, tuple[ProcessedItem, ...]] = field(default_factory=dict)
+    """By modality, in order; modalities without an item are absent."""
+    spans: tuple[ItemSpan, ...] = ()
+    """Where the items stand, all modalities together, in order."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+class SampleMaker:
+    """Makes samples of conversations, for one composition."""
+
+    def __init__(self, composition: Composition, template: ChatTemplate, processors: Mapping[str, Processor]) -> None:
+        """`processors` opens the files of each modality."""
+        if composition.foundation is None:
+            raise DataError(f"{composition.name} has no foundation: conversations need a language model")
+        self.composition = composition
+        self.template = template
+        self.processors = dict(processors)
+        self.vocab_size = composition.foundation.vocab_size
+
+    def sample(self, conversation: Conversation, augmentations: Mapping[str, Augmentation] | None = None) -> Sample:
+        """A training sample: the whole conversation, with the loss on the answers.
+
+        `augmentations` distorts the items of the modalities it names. Raises DataError, beginning with the conversation's `where`.
+        """
+        return self._make(conversation, "train", augmentations or {})
+
+    def prompt(self, conversation: Conversation) -> Sample:
+        """The tokens up to where the answer to the last turn begins; nothing is learned."""
+        return self._make(conversation, "generate", {})
+
+    def _make(self, conversation: Conversation, purpose: Purpose, augmentations: Mapping[str, Augmentation]) -> Sample:
+        where = conversation.where
+        text = self.template.tokenise(conversation, purpose)
+        opened = [self._open(reference, where, augmentations.get(reference.modality)) for reference in conversation.items]
+        items: dict[str, tuple[ProcessedItem, ...]] = {}
+        for reference, (item, _) in zip(conversation.items, opened, strict=True):
+            items[reference.modality] = (*items.get(reference.modality, ()), item)
+        spans = _spans(text, conversation, [span for _, span in opened])
+        token_ids, is_target = _expand(text, spans)
+        self._check(token_ids, is_target, purpose, where)
+        labels, loss_mask = np.zeros_like(token_ids), np.zeros(len(token_ids), dtype=np.float32)
+        loss_mask[:-1] = is_target[1:]
+        np.copyto(labels[:-1], token_ids[1:], where=is_target[1:])
+        position_ids = self.composition.recipe_config.position_ids(len(token_ids), spans)
+        return Sample(token_ids, labels, loss_mask, position_ids, where, conversation.kind, items, spans)
+
+    def _open(self, reference: ItemReference, where: str, augmentation: Augmentation | None) -> tuple[ProcessedItem, tuple[int, ...]]:
+        """The item and how its tokens lie."""
+        try:
+            item = self.processors[reference.modality](reference.path, augmentation)
+            return item, self.composition.item_grid(reference.modality, item.size)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        except ValueError as error:
+            raise DataError(f"{where}: {reference.path} does not fit the {reference.modality} encoder: {error}") from error
+
+    def _check(self, token_ids: np.ndarray, is_target: np.ndarray, purpose: Purpose, where: str) -> None:
+        limit = self.composition.run.train.seq_length
+        if len(token_ids) > limit:
+            raise DataError(f"{where}: {len(token_ids)} tokens, items included, but train.seq_length is {limit}")
+        if purpose == "train" and not is_target.any():
+            raise DataError(f"{where}: no token of an answer is left to learn from")
+        if (highest := int(token_ids.max(initial=0))) >= self.vocab_size:
+            token = self.template.tokenizer.convert_ids_to_tokens(highest)
+            raise DataError(
+                f"{where}: token {token!r} has the id {highest}, but model.foundation.vocab_size is {self.vocab_size}; "
+                f"is {self.template.folder} this model's tokenizer?"
+            )
+
+
+def _spans(text: TokenisedText, conversation: Conversation, grids: list[tuple[int, ...]]) -> tuple[ItemSpan, ...]:
+    """Where items stand once each is as long as its grid: behind those before it, each of which was one token."""
+    spans: list[ItemSpan] = []
+    shift = 0
+    for reference, position, grid in zip(conversation.items, text.item_positions.tolist(), grids, strict=True):
+        spans.append(ItemSpan(reference.modality, position + shift, grid))
+        shift += spans[-1].num_tokens - 1
+    return tuple(spans)
+
+
+def _expand(text: TokenisedText, spans: tuple[ItemSpan, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and targets with every item's token repeated to its length."""
+    repeats = np.ones(len(text.token_ids), dtype=np.int64)
+    repeats[text.item_positions] = [span.num_tokens for span in spans]
+    token_ids = text.token_ids.copy()
+    token_ids[text.item_positions] = PLACEHOLDER_ID
+    return token_ids.repeat(repeats), text.is_target.repeat(repeats)

@@ -1,0 +1,225 @@
+"""Conversations as tokens, written by the tokenizer's own chat template.
+
+Text templates take a turn's content as a string, multimodal ones as a list of parts; which of the two, for which roles, and for
+which modalities the template writes the placeholder itself, is found out by rendering probes. Where it does not write it, the
+recipe's markup goes into the text.
+
+The loss falls on the assistant's turns only: what a turn adds behind the generation prompt, its end-of-turn token included, white space
+after that not. Where a turn begins and ends is found by rendering the conversation up to it, which works only when a template
+renders a turn the same whatever follows; a template that does not (some drop earlier reasoning) is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jinja2 import TemplateError
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
+
+from loongforge_core.component import ItemMarkup
+from loongforge_core.data.conversations import Conversation, Message
+from loongforge_core.errors import DataError
+
+__all__ = ["ChatTemplate", "TokenisedText"]
+
+logger = logging.getLogger(__name__)
+
+PROBE = "probe"
+CACHED_TEXTS = 4096
+"""Texts whose tokens are kept: in a data set whose texts repeat, rendering would take longer than a small model's step."""
+
+Content = str | list[dict[str, str]]
+Purpose = Literal["train", "generate"]
+
+
+@dataclass(frozen=True)
+class TokenisedText:
+    """A conversation's tokens, each item still one token."""
+
+    token_ids: np.ndarray
+    """int64."""
+    is_target: np.ndarray
+    """bool; whether the token is part of an answer."""
+    item_positions: np.ndarray
+    """int64; where the items stand, in order."""
+
+
+class ChatTemplate:
+    """A Hugging Face tokenizer folder, and how it writes conversations."""
+
+    def __init__(self, folder: Path, markups: Mapping[str, ItemMarkup]) -> None:
+        """`markups` has the recipe's markup of every modality that is encoded.
+
+        Raises DataError when the folder has no fast tokenizer or no chat template.
+        """
+        self.folder = folder
+        self.markups = dict(markups)
+        self.tokenizer = _load(folder)
+        self._add_placeholders()
+        self.placeholder_ids = {
+            modality: int(self.tokenizer.convert_tokens_to_ids(markup.placeholder)) for modality, markup in self.markups.items()
+        }
+        self._roles_with_parts: frozenset[str] = frozenset()
+        self._probe_roles()
+        self._written_by_template = frozenset(filter(self._writes_placeholder, self.markups))
+        self._cache: OrderedDict[tuple[object, ...], TokenisedText] = OrderedDict()
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's end of sequence, and what the template writes after an answer."""
+        answer = [*_question(), Message("assistant", (PROBE,))]
+        ending = self._render(answer).rpartition(PROBE)[2].strip()
+        ids = self.tokenizer(ending, add_special_tokens=False)["input_ids"][:1] if ending else []
+        return frozenset(ids) | ({self.tokenizer.eos_token_id} - {None})
+
+    def tokenise(self, conversation: Conversation, purpose: Purpose) -> TokenisedText:
+        """The conversation's tokens; for `generate`, up to where the answer to its last turn begins.
+
+        Raises DataError, beginning with `conversation.where`, when the template refuses or garbles it.
+        """
+        key = (purpose, *((message.role, *_text_of(message)) for message in conversation.messages))
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        try:
+            result = self._tokenise(conversation, purpose)
+        except TemplateError as error:
+            raise DataError(f"{conversation.where}: the chat template of {self.folder} refuses this conversation: {error}") from error
+        self._cache[key] = result
+        if len(self._cache) > CACHED_TEXTS:
+            self._cache.popitem(last=False)
+        return result
+
+    def _tokenise(self, conversation: Conversation, purpose: Purpose) -> TokenisedText:
+        messages = conversation.messages
+        text = self._render(messages, add_generation_prompt=purpose == "generate")
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        token_ids = np.array(encoding["input_ids"], dtype=np.int64)
+        starts = np.array([start for start, _ in encoding["offset_mapping"]], dtype=np.int64)
+        item_positions = self._find_items(token_ids, conversation)
+        is_target = np.zeros(len(token_ids), dtype=bool)
+        if purpose == "train":
+            for begin, end in self._answers(messages, text, conversation.where):
+                is_target |= (starts >= begin) & (starts < end)
+        is_target[item_positions] = False
+        return TokenisedText(token_ids, is_target, item_positions)
+
+    def _answers(self, messages: Sequence[Message], text: str, where: str) -> list[tuple[int, int]]:
+        """Where, in characters, each of the assistant's turns begins and ends."""
+        answers = []
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self._render(messages[:index], add_generation_prompt=True)
+            until = self._render(messages[: index + 1])
+            if not (text.startswith(until) and until.startswith(before)):
+                raise DataError(
+                    f"{where}: the chat template of {self.folder} renders turn {index + 1} differently depending on what follows it "
+                    "(some templates drop earlier reasoning), so the tokens of its answer cannot be told; "
+                    "use conversations with one answer, or another template"
+                )
+            answers.append((len(before), len(until.rstrip())))
+        return answers
+
+    def _find_items(self, token_ids: np.ndarray, conversation: Conversation) -> np.ndarray:
+        """Positions of the placeholders, which must be those of the items, in order."""
+        positions = np.flatnonzero(np.isin(token_ids, list(self.placeholder_ids.values())))
+        expected = [self.placeholder_ids[item.modality] for item in conversation.items]
+        if token_ids[positions].tolist() != expected:
+            names = ", ".join(repr(markup.placeholder) for markup in self.markups.values())
+            raise DataError(
+                f"{conversation.where}: rendered by the chat template of {self.folder}, the messages have {len(positions)} placeholders "
+                f"({names}) for {len(expected)} items, or in another order; a message's text must not contain a placeholder itself"
+            )
+        return positions
+
+    # --------------------------------------------------------------------------------------------------------- rendering
+
+    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        chat = [{"role": message.role, "content": self._content(message)} for message in messages]
+        text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
+        return text
+
+    def _content(self, message: Message) -> Content:
+        if message.role not in self._roles_with_parts:
+            return "".join(part if isinstance(part, str) else str(self.markups[part.modality]) for part in message.parts)
+        parts = []
+        for part in message.parts:
+            if isinstance(part, str):
+                parts.append({"type": "text", "text": part})
+            elif part.modality in self._written_by_template:
+                parts.append({"type": part.modality})
+            else:
+                parts.append({"type": "text", "text": str(self.markups[part.modality])})
+        return parts
+
+    # ----------------------------------------------------------------------------------------------------------- probing
+
+    def _probe_roles(self) -> None:
+        """Finds the roles whose content may be a list of parts: it must come out as its text, not as Python or not at all."""
+        chats = {
+            "user": [Message("user", (PROBE,))],
+            "assistant": [*_question(), Message("assistant", (PROBE,))],
+            "system": [Message("system", (PROBE,)), *_question()],
+        }
+        for role, chat in chats.items():
+            strings = self._try(partial(self._render, chat))
+            before = self._roles_with_parts
+            self._roles_with_parts = before | {role}
+            parts = self._try(partial(self._render, chat))
+            if parts is None or PROBE not in parts or "'type'" in parts or (strings is not None and PROBE in strings and parts != strings):
+                self._roles_with_parts = before
+
+    def _writes_placeholder(self, modality: str) -> bool:
+        """Whether the template turns a part of this modality into the recipe's placeholder, once."""
+        if "user" not in self._roles_with_parts:
+            return False
+        chat = [{"role": "user", "content": [{"type": modality}, {"type": "text", "text": PROBE}]}]
+        text = self._try(lambda: str(self.tokenizer.apply_chat_template(chat, tokenize=False)))
+        return text is not None and text.count(self.markups[modality].placeholder) == 1
+
+    @staticmethod
+    def _try(render: Any) -> str | None:
+        """None where the template does not take it; templates fail in any way that Python code can."""
+        try:
+            text: str = render()
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
+            return None
+        return text
+
+    def _add_placeholders(self) -> None:
+        """Makes every placeholder one token, in memory: its id never reaches the model, which sees PLACEHOLDER_ID."""
+        known = self.tokenizer.get_added_vocab()
+        new = {markup.placeholder for markup in self.markups.values()} - known.keys()
+        self.tokenizer.add_tokens([AddedToken(placeholder, special=True, normalized=False) for placeholder in sorted(new)])
+
+
+def _question() -> list[Message]:
+    return [Message("user", ("question",))]
+
+
+def _text_of(message: Message) -> tuple[object, ...]:
+    """A message without the paths of its items: what decides its tokens. A tuple stands for an item, so that no text can be taken for one."""
+    return tuple(part if isinstance(part, str) else (part.modality,) for part in message.parts)
+
+
+def _load(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; `tokenizer` must name a folder with a Hugging Face tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: cannot load a Hugging Face tokenizer from here: {error}") from error
+    if not tokenizer.is_fast:
+        raise DataError(f"{folder}: {type(tokenizer).__name__} cannot say where its tokens stand in the text; expected a `tokenizer.json`")
+    if not tokenizer.chat_template:
+        raise DataError(f"{folder}: this tokenizer has no chat template; add a `chat_template.jinja` that writes conversations as text")
+    return tokenizer
