@@ -1,1 +1,5 @@
+"""Building blocks on Megatron-Core, for our components and for anybody's."""
 
+from loongforge_core.parallel.cpu import prepare_megatron
+
+prepare_megatron()

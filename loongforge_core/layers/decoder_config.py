@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 
@@ -67,3 +68,19 @@ class DecoderConfig(BackboneConfig):
     @property
     def takes_levels(self) -> bool:
         return True
+
+    def transformer_fields(self) -> Mapping[str, Any]:
+        return {
+            "num_layers": self.num_layers,
+            "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.ffn_hidden_size,
+            "num_attention_heads": self.num_attention_heads,
+            "num_query_groups": self.groups,
+            "kv_channels": self.head_size,
+            "normalization": "RMSNorm",
+            "layernorm_epsilon": self.layernorm_epsilon,
+            "activation": "silu",
+            "gated_linear_unit": True,
+            "add_bias_linear": False,
+            "add_qkv_bias": self.add_qkv_bias,
+        }

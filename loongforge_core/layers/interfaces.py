@@ -123,6 +123,10 @@ class Component(nn.Module, ABC, Generic[ConfigT]):
         """The distribution of every parameter, by glob pattern over its name in this module."""
         return InitialValues.transformer(0.02)
 
+    def published_rows(self, name: str) -> int | None:
+        """Rows of a vocabulary-sized parameter without its padding for tensor parallelism; None for every other parameter."""
+        return None
+
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -168,7 +172,8 @@ class Backbone(Component[BackboneConfigT]):
         packed: PackedSeqParams | None = None,
         levels: Sequence[Tensor] = (),
     ) -> Tensor:
-        """The loss of every token `[b, s]` float32 where labels are given, logits `[b, s, v]` where not; hidden `[s, b, h]` before the last stage.
+        """The loss of every token `[b, s]` float32 where labels are given, logits of the whole vocabulary `[b, s, v]` where not;
+        before the last stage, hidden states `[s, b, h]`.
 
         `decoder_input_sbh` is what `embed` returned, with items merged in; None behind the first stage, whose input arrives by
         `set_input_tensor`. `position_ids` is `[b, s]`, or `[3, b, s]` for M-RoPE. Level i, `[s, b, h]` and zero where there is no item,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.component import EncoderConfig, Shape
@@ -58,3 +61,16 @@ class SiglipConfig(EncoderConfig):
         """`size` is (height, width) in pixels, always the image size."""
         side = self.image_size // self.patch_size
         return (side, side)
+
+    def transformer_fields(self) -> Mapping[str, Any]:
+        return {
+            "num_layers": self.num_layers_run,
+            "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.ffn_hidden_size,
+            "num_attention_heads": self.num_attention_heads,
+            "normalization": "LayerNorm",
+            "layernorm_epsilon": self.layernorm_epsilon,
+            "activation": "gelu_tanh",
+            "gated_linear_unit": False,
+            "add_bias_linear": True,
+        }

@@ -1,0 +1,134 @@
+"""The dense decoder that Qwen2, Llama and their like share: embedding, Megatron's TransformerBlock, output layer, loss.
+
+`GPTModel` is not used: it is deprecated from Megatron-Core 0.19, and levels, M-RoPE and the vocabulary mask would each override it.
+Reference: `transformers.Qwen2ForCausalLM`, `LlamaForCausalLM`. Left out: dropout, sliding windows, key-value cache.
+
+Shapes: s sequence, b batch, h width, v this rank's part of the vocabulary, l levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    VocabParallelEmbedding,
+    gather_from_tensor_model_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
+from torch import Tensor, nn
+
+from loongforge_core.component import InitialValues
+from loongforge_core.layers.decoder_config import DecoderConfig
+from loongforge_core.layers.interfaces import Backbone, BuildContext
+from loongforge_core.layers.loss import mask_padded_vocabulary, token_losses
+from loongforge_core.layers.rotary import RotaryAngles
+from loongforge_core.layers.specs import block_spec
+from loongforge_core.layers.transformer_config import transformer_config
+
+if TYPE_CHECKING:
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+__all__ = ["Decoder"]
+
+
+def unused_init(_: Tensor) -> None:
+    """Megatron's layers ask for one; `parallel.initialise` fills all parameters."""
+
+
+class Decoder(Backbone[DecoderConfig]):
+    """One pipeline stage of a decoder, or all of it."""
+
+    def __init__(self, config: DecoderConfig, context: BuildContext) -> None:
+        super().__init__(config, context)
+        self.megatron_config = transformer_config(config, context)
+        stage, groups = context.stage, context.groups
+        self.tied = not config.untie_embeddings_and_output_weights
+        rows = context.padded_vocab_size or config.vocab_size
+        if stage.pre_process:
+            self.embedding = nn.ModuleDict({"word_embeddings": vocabulary_embedding(rows, self.megatron_config, groups.tp)})
+        num_layers = get_num_layers_to_build(self.megatron_config, stage.vp_stage, groups.pp.rank())
+        self.decoder = TransformerBlock(
+            config=self.megatron_config,
+            spec=block_spec(self.megatron_config, context.backend, mask=AttnMaskType.causal, num_layers=num_layers),
+            pre_process=stage.pre_process,
+            post_process=stage.post_process,
+            pg_collection=groups,
+            vp_stage=stage.vp_stage,
+        )
+        self.rotary = RotaryAngles(config.head_size, config.rotary_base, config.rotary_scaling)
+        if stage.post_process:
+            self.output_layer = ColumnParallelLinear(
+                config.hidden_size,
+                rows,
+                config=self.megatron_config,
+                init_method=unused_init,
+                bias=False,
+                skip_weight_param_allocation=self.tied and stage.pre_process,
+                tp_group=groups.tp,
+            )
+
+    def initial_values(self) -> InitialValues:
+        return InitialValues.transformer(self.config.init_method_std)
+
+    def published_rows(self, name: str) -> int | None:
+        return self.config.vocab_size if name in ("embedding.word_embeddings.weight", "output_layer.weight") else None
+
+    def shared_embedding_or_output_weight(self) -> Tensor | None:
+        if not self.tied:
+            return None
+        if self.context.stage.pre_process:
+            return self.word_embeddings.weight
+        return self.output_layer.weight if self.context.stage.post_process else None
+
+    @property
+    def word_embeddings(self) -> VocabParallelEmbedding:
+        return self.embedding["word_embeddings"]
+
+    def embed(self, input_ids_bs: Tensor) -> Tensor:
+        return self.word_embeddings(input_ids_bs).transpose(0, 1).contiguous()
+
+    def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
+        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def forward(
+        self,
+        decoder_input_sbh: Tensor | None,
+        position_ids: Tensor,
+        *,
+        labels_bs: Tensor | None = None,
+        packed: PackedSeqParams | None = None,
+        levels: Sequence[Tensor] = (),
+    ) -> Tensor:
+        levels_lsbh = torch.stack(tuple(levels)) if levels else None
+        if decoder_input_sbh is not None and self.context.sequence_parallel:
+            decoder_input_sbh = scatter_to_sequence_parallel_region(decoder_input_sbh, group=self.context.groups.tp)
+        hidden_sbh = self.decoder(
+            hidden_states=decoder_input_sbh,
+            attention_mask=None,
+            context=levels_lsbh,
+            rotary_pos_emb=self.rotary(position_ids),
+            packed_seq_params=packed,
+        )
+        if not self.context.stage.post_process:
+            return hidden_sbh
+        logits_sbv = self.logits(hidden_sbh)
+        if labels_bs is None:
+            return gather_from_tensor_model_parallel_region(logits_sbv, group=self.context.groups.tp).transpose(0, 1)
+        return token_losses(logits_sbv, labels_bs, self.context.groups.tp)
+
+    def logits(self, hidden_sbh: Tensor) -> Tensor:
+        """This rank's part, `[s, b, v]`; rows beyond the vocabulary count as minus infinity."""
+        weight = self.shared_embedding_or_output_weight() if self.tied else None
+        logits_sbv, _ = self.output_layer(hidden_sbh, weight=weight)
+        first_row = self.context.groups.tp.rank() * logits_sbv.shape[-1]
+        return mask_padded_vocabulary(logits_sbv, self.config.vocab_size, first_row)
+
+
+def vocabulary_embedding(rows: int, config: TransformerConfig, group: torch.distributed.ProcessGroup) -> VocabParallelEmbedding:
+    return VocabParallelEmbedding(rows, config.hidden_size, init_method=unused_init, config=config, tp_group=group)

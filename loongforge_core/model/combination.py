@@ -1,0 +1,93 @@
+"""`OmniCombinationModel`: when and how data flows between components. It computes nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from loongforge_core.config.composition import FOUNDATION
+from loongforge_core.layers.interfaces import Backbone, Component, Features, Recipe
+from loongforge_core.model.batch import Batch
+from loongforge_core.model.encoder import OmniEncoderModel
+
+__all__ = ["OmniCombinationModel"]
+
+
+class OmniCombinationModel(nn.Module):
+    """The part of a composition that one pipeline stage holds, as Megatron's schedules, DDP and optimizer take it."""
+
+    def __init__(self, *, encoder: OmniEncoderModel | None, foundation: Backbone[Any] | None, recipe: Recipe[Any]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.foundation = foundation
+        self.recipe = recipe
+
+    # ---- what Megatron asks of a model
+
+    @property
+    def config(self) -> Any:
+        """Megatron's config of the language model."""
+        assert self.foundation is not None
+        return self.foundation.megatron_config
+
+    @property
+    def pre_process(self) -> bool:
+        return self.foundation is None or self.foundation.context.stage.pre_process
+
+    @property
+    def post_process(self) -> bool:
+        return self.foundation is None or self.foundation.context.stage.post_process
+
+    @property
+    def vp_stage(self) -> int | None:
+        return None if self.foundation is None else self.foundation.context.stage.vp_stage
+
+    @property
+    def share_embeddings_and_output_weights(self) -> bool:
+        return self.shared_embedding_or_output_weight() is not None
+
+    def shared_embedding_or_output_weight(self) -> Tensor | None:
+        return None if self.foundation is None else self.foundation.shared_embedding_or_output_weight()
+
+    def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
+        assert self.foundation is not None
+        self.foundation.set_input_tensor(input_tensor)
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: Any = None) -> dict[str, Any]:
+        described: dict[str, Any] = {}
+        for slot, component in self.components().items():
+            described.update(component.sharded_state_dict(f"{prefix}{slot}.", sharded_offsets, metadata))
+        return described
+
+    # ---- what the rest of core asks
+
+    def components(self) -> Mapping[str, Component[Any]]:
+        """Every component of this stage, by slot."""
+        found: dict[str, Any] = dict(self.encoder.slots.items()) if self.encoder else {}
+        return {**found, FOUNDATION: self.foundation} if self.foundation else found
+
+    def encode(self, batch: Batch) -> dict[str, Features]:
+        """Features of each modality's items, where there is no language model to take them."""
+        assert self.encoder is not None
+        return {modality: self.encoder.encode(modality, items) for modality, items in batch.items.items()}
+
+    def forward(self, batch: Batch, *, with_labels: bool = True) -> Tensor:
+        """Loss of every token `[b, s]`, or logits `[b, s, v]` without labels; hidden states before the last stage."""
+        assert self.foundation is not None
+        hidden_sbh, levels = None, ()
+        if self.pre_process:
+            if self.encoder is None:
+                hidden_sbh = self.foundation.embed(batch.token_ids_bs)
+            else:
+                encoded = self.encoder(batch, self.foundation.embed)
+                hidden_sbh, levels = encoded.hidden_sbh, encoded.levels
+        loss_or_logits: Tensor = self.foundation(
+            hidden_sbh,
+            batch.position_ids,
+            labels_bs=batch.labels_bs if with_labels else None,
+            packed=batch.packed,
+            levels=levels,
+        )
+        return loss_or_logits

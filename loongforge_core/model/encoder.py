@@ -1,0 +1,72 @@
+"""`OmniEncoderModel`: everything in front of the language model's first layer.
+
+Shapes: s sequence, b batch, h width, N tokens of all items of a modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from loongforge_core.config.composition import encoder_slot, projector_slot
+from loongforge_core.layers.interfaces import Component, Features, Items
+from loongforge_core.model.batch import Batch
+from loongforge_core.model.merge import merge, scatter_level, with_zero_gradients
+
+__all__ = ["DecoderInput", "OmniEncoderModel"]
+
+
+@dataclass(frozen=True)
+class DecoderInput:
+    """What the first decoder layer takes."""
+
+    hidden_sbh: Tensor
+    levels: tuple[Tensor, ...] = ()
+    """Level i, `[s, b, h]`, is added to the output of decoder layer i."""
+
+
+class OmniEncoderModel(nn.Module):
+    """Encoders and projectors by slot. The text embedding is the backbone's: tokens are looked up through it."""
+
+    def __init__(self, components: Mapping[str, Component]) -> None:
+        super().__init__()
+        self.slots = nn.ModuleDict(components)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(name.removesuffix("_encoder") for name in self.slots if name.endswith("_encoder"))
+
+    def components(self, modality: str) -> list[nn.Module]:
+        """The modality's encoder and, where there is one, its projector."""
+        names = (encoder_slot(modality), projector_slot(modality))
+        return [self.slots[name] for name in names if name in self.slots]
+
+    def encode(self, modality: str, items: Items) -> Features:
+        """Features of a modality's items, projected where the composition has a projector."""
+        value: Items | Features = items
+        for component in self.components(modality):
+            value = component(value)
+        assert isinstance(value, Features)
+        return value
+
+    def forward(self, batch: Batch, embed: Callable[[Tensor], Tensor]) -> DecoderInput:
+        """Embeds the tokens with `embed`, `[b, s]` -> `[s, b, h]`, and puts each item's embeddings where its placeholders stand."""
+        hidden_sbh = embed(batch.token_ids_bs.clamp(min=0))
+        levels: list[Tensor] = []
+        for modality in self.modalities:
+            if modality not in batch.items:
+                absent = (parameter for component in self.components(modality) for parameter in component.parameters())
+                hidden_sbh = with_zero_gradients(hidden_sbh, absent)
+                continue
+            features = self.encode(modality, batch.items[modality])
+            placement = batch.placements[modality]
+            hidden_sbh = merge(hidden_sbh, features.hidden_NW, placement)
+            for index, level_Nh in enumerate(features.levels):
+                level_sbh = scatter_level(level_Nh, placement, hidden_sbh)
+                if index < len(levels):
+                    levels[index] = levels[index] + level_sbh
+                else:
+                    levels.append(level_sbh)
+        return DecoderInput(hidden_sbh, tuple(levels))

@@ -1,0 +1,96 @@
+"""`OmniModelProvider`: builds the part of a composition that belongs on this rank.
+
+Called as Megatron's own trainers call their `model_provider`. It bridges what the training side knows (precision, sequence length,
+padded vocabulary) to the components, which know only their config and their build context.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from loongforge_core.config.composition import FOUNDATION, Composition, Slot
+from loongforge_core.layers.interfaces import Backbone, BuildContext, Component, PipelineStage, Recipe
+from loongforge_core.model.auto import AutoModel
+from loongforge_core.model.combination import OmniCombinationModel
+from loongforge_core.model.encoder import OmniEncoderModel
+from loongforge_core.model.freeze import freeze
+from loongforge_core.parallel.groups import component_groups
+from loongforge_core.parallel.initialise import initialise
+from loongforge_core.registry.registry import Registry
+
+__all__ = ["OmniModelProvider"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OmniModelProvider:
+    """`provider(pre_process, post_process, vp_stage)` -> the model of that stage, with its initial weights, frozen as the slots say."""
+
+    composition: Composition
+    registry: Registry
+    dtype: torch.dtype | None = None
+    """Default: what `train.precision` says."""
+    device: torch.device | None = None
+    """Default: this rank's accelerator, else the CPU; `meta` builds without memory and without values."""
+
+    def __call__(
+        self,
+        pre_process: bool | None = None,
+        post_process: bool | None = None,
+        vp_stage: int | None = None,
+        config: Any = None,
+        pg_collection: Any = None,
+    ) -> OmniCombinationModel:
+        """Stage flags default to this rank's place in the pipeline, groups to Megatron's own. `config`, Megatron's, is not needed."""
+        context = self.context(pg_collection or component_groups(), pre_process, post_process, vp_stage)
+        settings = self.composition.run
+        model = self.build(context)
+        if context.device.type != "meta":
+            initialise(model.components(), seed=settings.train.seed)
+        freeze(model.components(), {name: slot.settings for name, slot in self.composition.slots.items()})
+        return model
+
+    def build(self, context: BuildContext) -> OmniCombinationModel:
+        """The modules alone, their parameters allocated and not filled."""
+        slots = self.composition.slots
+        in_front = {name: self.component(slot, context) for name, slot in slots.items() if name != FOUNDATION}
+        foundation = self.component(slots[FOUNDATION], context) if FOUNDATION in slots else None
+        assert foundation is None or isinstance(foundation, Backbone)
+        recipe_class = self.registry.load(self.composition.recipe, "model") if self.composition.recipe.model else Recipe
+        encoder = OmniEncoderModel(in_front) if in_front and context.stage.pre_process else None
+        recipe = recipe_class(self.composition.recipe_config)
+        return OmniCombinationModel(encoder=encoder, foundation=foundation, recipe=recipe)
+
+    def component(self, slot: Slot, context: BuildContext) -> Component[Any]:
+        context = replace(context, backend=slot.settings.backend or context.backend)
+        return AutoModel.from_config(slot.config, context, self.registry, spec=slot.spec)
+
+    def context(self, groups: Any, pre_process: bool | None, post_process: bool | None, vp_stage: int | None) -> BuildContext:
+        train = self.composition.run.train
+        foundation = self.composition.foundation
+        first, last = groups.pp.rank() == 0, groups.pp.rank() == groups.pp.size() - 1
+        return BuildContext(
+            groups=groups,
+            dtype=self.dtype or {"fp32": torch.float32, "bf16": torch.bfloat16}[train.precision],
+            device=self.device or default_device(),
+            recompute=train.recompute,
+            sequence_parallel=self.composition.run.parallel.sequence_parallel,
+            stage=PipelineStage(
+                pre_process=first if pre_process is None else pre_process,
+                post_process=last if post_process is None else post_process,
+                vp_stage=vp_stage,
+            ),
+            padded_vocab_size=foundation and padded(foundation.vocab_size, groups.tp.size()),
+            max_sequence_length=train.seq_length,
+        )
+
+
+def padded(vocab_size: int, tensor_parallel_size: int) -> int:
+    """The next multiple of the tensor-parallel size."""
+    return -(-vocab_size // tensor_parallel_size) * tensor_parallel_size
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,0 +1,81 @@
+"""Who owns a parameter (I9): which ranks hold it, count it in the gradient norm and store it in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from loongforge_core.parallel.cpu import prepare_megatron
+
+prepare_megatron()
+
+from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories  # noqa: E402
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # noqa: E402
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+__all__ = ["LAYER_BY_LAYER", "Piece", "pieces", "sharded_state_dict"]
+
+LAYER_BY_LAYER = {"non_homogeneous_layers": True}
+"""Megatron's metadata for naming every layer by its number, instead of one stacked tensor of all layers."""
+
+
+def sharded_state_dict(
+    module: nn.Module,
+    prefix: str,
+    sharded_offsets: tuple[Any, ...],
+    metadata: dict[str, Any] | None,
+    *,
+    groups: ProcessGroupCollection,
+) -> dict[str, Any]:
+    """Every tensor of `module` and its place in the whole, by global name.
+
+    A child with a `sharded_state_dict` of its own (Megatron's layers) describes itself; everything else is replicated over the component's
+    tensor ranks.
+    """
+    metadata = {**LAYER_BY_LAYER, **(metadata or {}), "dp_cp_group": groups.dp_cp}
+    own: dict[str, Any] = {}
+    module._save_to_state_dict(own, "", keep_vars=True)
+    described: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+        own, prefix, sharded_offsets=sharded_offsets, tp_group=groups.tp, dp_cp_group=groups.dp_cp
+    )
+    for name, child in module.named_children():
+        child_prefix = f"{prefix}{name}."
+        if hasattr(child, "sharded_state_dict"):
+            described.update(child.sharded_state_dict(child_prefix, sharded_offsets, metadata))
+        else:
+            described.update(sharded_state_dict(child, child_prefix, sharded_offsets, metadata, groups=groups))
+    return described
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a global tensor that this rank holds."""
+
+    name: str
+    """Global name, the same in every layout."""
+    tensor: Tensor
+    """The part itself: writing to it changes the model."""
+    shape: tuple[int, ...]
+    """Of the whole tensor, vocabulary padding included."""
+    offset: tuple[int, ...]
+    """Where the part begins in it."""
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        return tuple(slice(start, start + size) for start, size in zip(self.offset, self.tensor.shape, strict=True))
+
+
+def pieces(module: nn.Module, prefix: str = "") -> Iterator[Piece]:
+    """Everything of a component that this rank holds; a fused tensor such as gate and up comes in its parts, under one name."""
+    described = module.sharded_state_dict(prefix)
+    apply_factories(described)
+    for part in nested_values(described):
+        if isinstance(part, ShardedTensor):
+            offset, shape = part.global_offset, part.global_shape
+            yield Piece(part.key, part.data.detach(), tuple(shape), tuple(offset))

@@ -1,0 +1,21 @@
+"""The process groups of each component, as objects that are handed to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loongforge_core.parallel.cpu import prepare_megatron
+
+prepare_megatron()
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+__all__ = ["component_groups"]
+
+
+def component_groups() -> ProcessGroupCollection:
+    """Every component's groups, while one process is all there is: Megatron's own."""
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+    return ProcessGroupCollection.use_mpu_process_groups()

@@ -1,0 +1,57 @@
+"""Initial weights that do not depend on the layout (I1).
+
+Each tensor is drawn whole, from a generator seeded by its global name, and every rank copies its part. Nothing larger than one tensor is
+ever made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from loongforge_core.component import Initial, InitialValues
+from loongforge_core.layers.interfaces import Component
+from loongforge_core.parallel.bookkeeping import Piece, pieces
+
+__all__ = ["initialise"]
+
+
+def initialise(components: Mapping[str, Component], *, seed: int) -> None:
+    """Fills every tensor of the components, which are given by slot."""
+    for slot, component in components.items():
+        values = component.initial_values()
+        drawn: tuple[str, Tensor] = ("", torch.empty(0))
+        for piece in pieces(component):
+            if drawn[0] != piece.name:
+                rows = component.published_rows(piece.name)
+                drawn = (piece.name, draw(distribution(values, piece.name), piece, rows, name_seed(seed, f"{slot}.{piece.name}")))
+            piece.tensor.copy_(drawn[1][piece.slices])
+
+
+def distribution(values: InitialValues, name: str) -> Initial:
+    for pattern, initial in values.patterns.items():
+        if fnmatchcase(name, pattern):
+            return initial
+    raise AssertionError(f"no initial value for {name}: InitialValues needs a pattern that matches it")
+
+
+def name_seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
+
+
+def draw(initial: Initial, piece: Piece, rows: int | None, seed: int) -> Tensor:
+    """The whole tensor in float32; rows that pad a vocabulary are zero and take no random numbers."""
+    whole = torch.zeros(piece.shape, device="cpu")
+    real = whole if rows is None else whole[:rows]
+    generator = torch.Generator().manual_seed(seed)
+    if initial.kind == "normal":
+        real.normal_(0.0, initial.value, generator=generator)
+    elif initial.kind == "uniform":
+        real.uniform_(-initial.value, initial.value, generator=generator)
+    else:
+        real.fill_(initial.value)
+    return whole
