@@ -69,20 +69,23 @@ class OmniCombinationModel(nn.Module):
         return {**found, FOUNDATION: self.foundation} if self.foundation else found
 
     def encode(self, batch: Batch) -> dict[str, Features]:
-        """Features of each modality's items, where there is no language model to take them."""
+        """Features of each modality's items, as the language model takes them where there is one."""
         assert self.encoder is not None
         return {modality: self.encoder.encode(modality, items) for modality, items in batch.items.items()}
 
-    def forward(self, batch: Batch, *, with_labels: bool = True) -> Tensor:
-        """Loss of every token `[b, s]`, or logits `[b, s, v]` without labels; hidden states before the last stage."""
+    def forward(self, batch: Batch, *, with_labels: bool = True, encoded: Mapping[str, Features] | None = None) -> Tensor:
+        """Loss of every token `[b, s]`, or logits `[b, s, v]` without labels; hidden states before the last stage.
+
+        `encoded` is what `encode` gave for this batch's items: while an answer grows, they are encoded once.
+        """
         assert self.foundation is not None
         hidden_sbh, levels = None, ()
         if self.pre_process:
             if self.encoder is None:
                 hidden_sbh = self.foundation.embed(batch.token_ids_bs)
             else:
-                encoded = self.encoder(batch, self.foundation.embed)
-                hidden_sbh, levels = encoded.hidden_sbh, encoded.levels
+                decoder_input = self.encoder(batch, self.foundation.embed, encoded)
+                hidden_sbh, levels = decoder_input.hidden_sbh, decoder_input.levels
         loss_or_logits: Tensor = self.foundation(
             hidden_sbh,
             batch.position_ids,

@@ -51,8 +51,11 @@ class OmniEncoderModel(nn.Module):
         assert isinstance(value, Features)
         return value
 
-    def forward(self, batch: Batch, embed: Callable[[Tensor], Tensor]) -> DecoderInput:
-        """Embeds the tokens with `embed`, `[b, s]` -> `[s, b, h]`, and puts each item's embeddings where its placeholders stand."""
+    def forward(self, batch: Batch, embed: Callable[[Tensor], Tensor], encoded: Mapping[str, Features] | None = None) -> DecoderInput:
+        """Embeds the tokens with `embed`, `[b, s]` -> `[s, b, h]`, and puts each item's embeddings where its placeholders stand.
+
+        `encoded` has each modality's features where they are known already, as while an answer grows.
+        """
         hidden_sbh = embed(batch.token_ids_bs.clamp(min=0))
         levels: list[Tensor] = []
         for modality in self.modalities:
@@ -60,7 +63,7 @@ class OmniEncoderModel(nn.Module):
                 absent = (parameter for component in self.components(modality) for parameter in component.parameters())
                 hidden_sbh = with_zero_gradients(hidden_sbh, absent)
                 continue
-            features = self.encode(modality, batch.items[modality])
+            features = encoded[modality] if encoded else self.encode(modality, batch.items[modality])
             placement = batch.placements[modality]
             hidden_sbh = merge(hidden_sbh, features.hidden_NW, placement)
             for index, level_Nh in enumerate(features.levels):

@@ -1,0 +1,107 @@
+"""Greedy decoding: the likeliest token, one after another, until the answer ends.
+
+Prompts go through the same collation and the same model as training. Items are encoded once; the language model reads the whole growing
+sequence again for every new token, because it has no key-value cache yet. Padding is on the right, where causal attention does not
+see it, so an answer does not depend on what else is in the batch.
+
+One process, for now: `next_tokens` is the only place that runs the model, and the only one that expects logits from it.
+With a pipeline, only the last stage has them.
+
+Shapes: b prompts, s tokens of the longest prompt and the longest answer, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loongforge_core.data.collate import collate
+from loongforge_core.data.conversations import Conversation
+from loongforge_core.data.sample import Sample, SampleMaker
+from loongforge_core.layers.interfaces import Features
+from loongforge_core.model.batch import Batch
+from loongforge_core.model.combination import OmniCombinationModel
+
+__all__ = ["GreedyDecoder"]
+
+
+@dataclass(frozen=True)
+class GreedyDecoder:
+    """Answers questions with a model and what turns its conversations into tokens."""
+
+    maker: SampleMaker
+    model: OmniCombinationModel
+    max_new_tokens: int = 32
+
+    def answer(self, questions: Sequence[Conversation]) -> list[str]:
+        """The text that the model answers to each question, a conversation whose last turn is the user's.
+
+        Raises DataError for one that cannot be rendered, or whose items cannot be opened.
+        """
+        return self.answer_prompts([self.maker.prompt(question) for question in questions])
+
+    def answer_prompts(self, prompts: Sequence[Sample]) -> list[str]:
+        """As `answer`, for prompts that are tokens already."""
+        tokenizer = self.maker.template.tokenizer
+        stop = self.maker.template.stop_token_ids
+        return [tokenizer.decode(answer, skip_special_tokens=True) for answer in self.decode(prompts, stop)]
+
+    def decode(self, prompts: Sequence[Sample], stop: Collection[int]) -> list[list[int]]:
+        """Each prompt's new tokens, without the one of `stop` that ended them; at most `max_new_tokens`."""
+        batch = collate([self._with_room(prompt) for prompt in prompts]).to(device_of(self.model))
+        answers: list[list[int]] = [[] for _ in prompts]
+        lengths = [len(prompt) for prompt in prompts]
+        open_rows = list(range(len(prompts)))
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            encoded = self.model.encode(batch) if batch.items else {}
+            for _ in range(self.max_new_tokens):
+                tokens = next_tokens(self.model, first_columns(batch, max(lengths)), encoded, lengths)
+                open_rows = [row for row in open_rows if tokens[row] not in stop]
+                if not open_rows:
+                    break
+                for row in open_rows:
+                    answers[row].append(tokens[row])
+                    batch.token_ids_bs[row, lengths[row]] = tokens[row]
+                    lengths[row] += 1
+        self.model.train(was_training)
+        return answers
+
+    def _with_room(self, prompt: Sample) -> Sample:
+        """The prompt with empty places behind it, whose positions are those that an answer's tokens have."""
+        room = self.max_new_tokens
+        return replace(
+            prompt,
+            token_ids=np.pad(prompt.token_ids, (0, room)),
+            labels=np.pad(prompt.labels, (0, room)),
+            loss_mask=np.pad(prompt.loss_mask, (0, room)),
+            position_ids=self.maker.composition.recipe_config.position_ids(len(prompt) + room, prompt.spans),
+        )
+
+
+def next_tokens(model: OmniCombinationModel, batch: Batch, encoded: Mapping[str, Features], lengths: Sequence[int]) -> list[int]:
+    """The likeliest token after the first `lengths[i]` tokens of each row."""
+    logits_bsv: Tensor = model(batch, with_labels=False, encoded=encoded)
+    last_b = torch.tensor(lengths, device=logits_bsv.device) - 1
+    chosen: list[int] = logits_bsv[torch.arange(len(lengths), device=logits_bsv.device), last_b].argmax(dim=-1).tolist()
+    return chosen
+
+
+def first_columns(batch: Batch, length: int) -> Batch:
+    """The batch without the columns that nothing has been written to; a view, where items stand stays as it is."""
+    return replace(
+        batch,
+        token_ids_bs=batch.token_ids_bs[:, :length],
+        labels_bs=batch.labels_bs[:, :length],
+        loss_mask_bs=batch.loss_mask_bs[:, :length],
+        position_ids=batch.position_ids[..., :length],
+    )
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
