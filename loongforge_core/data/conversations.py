@@ -18,6 +18,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Conversation:
     """`file:line`, or whatever names it in an error."""
     kind: str = ""
 
-    @property
+    @cached_property
     def items(self) -> tuple[ItemReference, ...]:
         """All items, in the order in which they are mentioned."""
         return tuple(part for message in self.messages for part in message.parts if not isinstance(part, str))
@@ -145,7 +146,7 @@ def parse_conversation(data: Mapping[str, Any], modalities: Sequence[str], *, fo
     messages = _turns(data.get("messages"), where)
     _refuse_unencoded(data, modalities, where)
     parts = [_parts(turn["content"], modalities, f"{where}: turn {number}") for number, turn in enumerate(messages, 1)]
-    found = {modality: sum(part == _Tag(modality) for content in parts for part in content) for modality in modalities}
+    found = {modality: sum(content.count(_Tag(modality)) for content in parts) for modality in modalities}
     for modality, count in found.items():
         if count != len(paths[modality]):
             raise DataError(
@@ -157,9 +158,7 @@ def parse_conversation(data: Mapping[str, Any], modalities: Sequence[str], *, fo
         messages=tuple(
             Message(
                 turn["role"],
-                tuple(
-                    ItemReference(part.modality, next(remaining[part.modality])) if isinstance(part, _Tag) else part for part in content
-                ),
+                tuple(ItemReference(part.modality, next(remaining[part.modality])) if isinstance(part, _Tag) else part for part in content),
             )
             for turn, content in zip(messages, parts, strict=True)
         ),

@@ -6,12 +6,14 @@ that an item of this size is in the language model's sequence.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from loongforge_core.component import Augmentation, ItemSpan, ProcessedItem, Processor
+from loongforge_core.component import Augmentation, ItemSpan, ProcessedItem, Processor, Shape
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.conversations import Conversation, ItemReference
 from loongforge_core.data.template import ChatTemplate, Purpose, TokenisedText
@@ -19,6 +21,9 @@ from loongforge_core.errors import DataError
 from loongforge_core.model.batch import PLACEHOLDER_ID
 
 __all__ = ["Sample", "SampleMaker"]
+
+CACHED_TEXTS = 4096
+"""Texts whose tokens are kept."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,21 @@ class Sample:
         return len(self.token_ids)
 
 
+@dataclass(frozen=True)
+class _Tokens:
+    """The part of a sample that its text and the grids of its items decide; the arrays are read-only."""
+
+    token_ids: np.ndarray
+    labels: np.ndarray
+    loss_mask: np.ndarray
+    position_ids: np.ndarray
+    spans: tuple[ItemSpan, ...]
+
+
 class SampleMaker:
     """Makes samples of conversations, for one composition."""
 
-    def __init__(self, composition: Composition, template: ChatTemplate, processors: Mapping[str, Processor]) -> None:
+    def __init__(self, composition: Composition, template: ChatTemplate, processors: Mapping[str, Processor[Any]]) -> None:
         """`processors` opens the files of each modality."""
         if composition.foundation is None:
             raise DataError(f"{composition.name} has no foundation: conversations need a language model")
@@ -56,6 +72,7 @@ class SampleMaker:
         self.template = template
         self.processors = dict(processors)
         self.vocab_size = composition.foundation.vocab_size
+        self._texts: OrderedDict[tuple[object, ...], _Tokens] = OrderedDict()
 
     def sample(self, conversation: Conversation, augmentations: Mapping[str, Augmentation] | None = None) -> Sample:
         """A training sample: the whole conversation, with the loss on the answers.
@@ -69,22 +86,46 @@ class SampleMaker:
         return self._make(conversation, "generate", {})
 
     def _make(self, conversation: Conversation, purpose: Purpose, augmentations: Mapping[str, Augmentation]) -> Sample:
-        where = conversation.where
-        text = self.template.tokenise(conversation, purpose)
-        opened = [self._open(reference, where, augmentations.get(reference.modality)) for reference in conversation.items]
         items: dict[str, tuple[ProcessedItem, ...]] = {}
-        for reference, (item, _) in zip(conversation.items, opened, strict=True):
+        grids = []
+        for reference in conversation.items:
+            item, grid = self._open(reference, conversation.where, augmentations.get(reference.modality))
             items[reference.modality] = (*items.get(reference.modality, ()), item)
-        spans = _spans(text, conversation, [span for _, span in opened])
+            grids.append(grid)
+        tokens = self._tokens(conversation, purpose, tuple(grids))
+        return Sample(
+            token_ids=tokens.token_ids,
+            labels=tokens.labels,
+            loss_mask=tokens.loss_mask,
+            position_ids=tokens.position_ids,
+            where=conversation.where,
+            kind=conversation.kind,
+            items=items,
+            spans=tokens.spans,
+        )
+
+    def _tokens(self, conversation: Conversation, purpose: Purpose, grids: tuple[Shape, ...]) -> _Tokens:
+        """Rendered once per text: where texts repeat, rendering would take longer than a small model's step."""
+        key = (purpose, grids, *((message.role, *map(_without_path, message.parts)) for message in conversation.messages))
+        if (known := self._texts.get(key)) is not None:
+            self._texts.move_to_end(key)
+            return known
+        text = self.template.tokenise(conversation, purpose)
+        spans = _spans(text, conversation, grids)
         token_ids, is_target = _expand(text, spans)
-        self._check(token_ids, is_target, purpose, where)
+        self._check(token_ids, is_target, purpose, conversation.where)
         labels, loss_mask = np.zeros_like(token_ids), np.zeros(len(token_ids), dtype=np.float32)
         loss_mask[:-1] = is_target[1:]
         np.copyto(labels[:-1], token_ids[1:], where=is_target[1:])
-        position_ids = self.composition.recipe_config.position_ids(len(token_ids), spans)
-        return Sample(token_ids, labels, loss_mask, position_ids, where, conversation.kind, items, spans)
+        tokens = _Tokens(token_ids, labels, loss_mask, self.composition.recipe_config.position_ids(len(token_ids), spans), spans)
+        for array in (tokens.token_ids, tokens.labels, tokens.loss_mask, tokens.position_ids):
+            array.setflags(write=False)
+        self._texts[key] = tokens
+        if len(self._texts) > CACHED_TEXTS:
+            self._texts.popitem(last=False)
+        return tokens
 
-    def _open(self, reference: ItemReference, where: str, augmentation: Augmentation | None) -> tuple[ProcessedItem, tuple[int, ...]]:
+    def _open(self, reference: ItemReference, where: str, augmentation: Augmentation | None) -> tuple[ProcessedItem, Shape]:
         """The item and how its tokens lie."""
         try:
             item = self.processors[reference.modality](reference.path, augmentation)
@@ -108,7 +149,12 @@ class SampleMaker:
             )
 
 
-def _spans(text: TokenisedText, conversation: Conversation, grids: list[tuple[int, ...]]) -> tuple[ItemSpan, ...]:
+def _without_path(part: str | ItemReference) -> object:
+    """What decides the tokens of a part. A tuple stands for an item, so that no text can be taken for one."""
+    return part if isinstance(part, str) else (part.modality,)
+
+
+def _spans(text: TokenisedText, conversation: Conversation, grids: tuple[Shape, ...]) -> tuple[ItemSpan, ...]:
     """Where items stand once each is as long as its grid: behind those before it, each of which was one token."""
     spans: list[ItemSpan] = []
     shift = 0

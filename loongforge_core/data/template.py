@@ -12,7 +12,6 @@ renders a turn the same whatever follows; a template that does not (some drop ea
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,8 +32,6 @@ __all__ = ["ChatTemplate", "TokenisedText"]
 logger = logging.getLogger(__name__)
 
 PROBE = "probe"
-CACHED_TEXTS = 4096
-"""Texts whose tokens are kept: in a data set whose texts repeat, rendering would take longer than a small model's step."""
 
 Content = str | list[dict[str, str]]
 Purpose = Literal["train", "generate"]
@@ -70,33 +67,27 @@ class ChatTemplate:
         self._roles_with_parts: frozenset[str] = frozenset()
         self._probe_roles()
         self._written_by_template = frozenset(filter(self._writes_placeholder, self.markups))
-        self._cache: OrderedDict[tuple[object, ...], TokenisedText] = OrderedDict()
+        self.stop_token_ids = self._stop_token_ids()
+        """Tokens that end an answer."""
 
-    @property
-    def stop_token_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's end of sequence, and what the template writes after an answer."""
-        answer = [*_question(), Message("assistant", (PROBE,))]
-        ending = self._render(answer).rpartition(PROBE)[2].strip()
-        ids = self.tokenizer(ending, add_special_tokens=False)["input_ids"][:1] if ending else []
-        return frozenset(ids) | ({self.tokenizer.eos_token_id} - {None})
+    def _stop_token_ids(self) -> frozenset[int]:
+        """The tokenizer's end of sequence, and the special token that the template writes behind an answer."""
+        ending = self._render([*_question(), Message("assistant", (PROBE,))]).rpartition(PROBE)[2].strip()
+        first = self.tokenizer(ending, add_special_tokens=False)["input_ids"][:1]
+        written = frozenset(first) & frozenset(self.tokenizer.get_added_vocab().values())
+        if not written:
+            logger.warning("%s: the chat template ends an answer with no special token: a model will not learn where to stop", self.folder)
+        return written | ({self.tokenizer.eos_token_id} - {None})
 
     def tokenise(self, conversation: Conversation, purpose: Purpose) -> TokenisedText:
         """The conversation's tokens; for `generate`, up to where the answer to its last turn begins.
 
         Raises DataError, beginning with `conversation.where`, when the template refuses or garbles it.
         """
-        key = (purpose, *((message.role, *_text_of(message)) for message in conversation.messages))
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
         try:
-            result = self._tokenise(conversation, purpose)
+            return self._tokenise(conversation, purpose)
         except TemplateError as error:
             raise DataError(f"{conversation.where}: the chat template of {self.folder} refuses this conversation: {error}") from error
-        self._cache[key] = result
-        if len(self._cache) > CACHED_TEXTS:
-            self._cache.popitem(last=False)
-        return result
 
     def _tokenise(self, conversation: Conversation, purpose: Purpose) -> TokenisedText:
         messages = conversation.messages
@@ -204,11 +195,6 @@ class ChatTemplate:
 
 def _question() -> list[Message]:
     return [Message("user", ("question",))]
-
-
-def _text_of(message: Message) -> tuple[object, ...]:
-    """A message without the paths of its items: what decides its tokens. A tuple stands for an item, so that no text can be taken for one."""
-    return tuple(part if isinstance(part, str) else (part.modality,) for part in message.parts)
 
 
 def _load(folder: Path) -> Any:

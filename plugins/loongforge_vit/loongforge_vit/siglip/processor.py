@@ -50,7 +50,7 @@ class SiglipProcessor(Processor[SiglipConfig]):
         super().__init__(config)
         if config.num_channels != 3:
             raise DataError(f"num_channels is {config.num_channels}, but images are opened as RGB; expected 3")
-        self._small_images: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._small_images: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __call__(self, path: Path, augmentation: Augmentation | None = None) -> ProcessedItem:
         pixels = self._pixels(path)
@@ -75,9 +75,10 @@ class SiglipProcessor(Processor[SiglipConfig]):
 
     def _pixels(self, path: Path) -> np.ndarray:
         """The undistorted pixels. Small ones are kept, so they must not be written to."""
-        if path in self._small_images:
-            self._small_images.move_to_end(path)
-            return self._small_images[path]
+        name = str(path)  # a path is slow to compare
+        if (known := self._small_images.get(name)) is not None:
+            self._small_images.move_to_end(name)
+            return known
         side = self.config.image_size
         image = np.asarray(_open(path).resize((side, side), Image.Resampling.BICUBIC))
         # float64 and the order of operations are transformers': they decide the last bit.
@@ -86,7 +87,7 @@ class SiglipProcessor(Processor[SiglipConfig]):
         pixels = np.ascontiguousarray(((scaled_HWC - mean) / std).transpose(2, 0, 1)[None])
         pixels.setflags(write=False)
         if pixels.nbytes <= CACHED_BYTES:
-            self._small_images[path] = pixels
+            self._small_images[name] = pixels
             if len(self._small_images) > CACHED_IMAGES:
                 self._small_images.popitem(last=False)
         return pixels
