@@ -1,1 +1,1 @@
-
+"""Hugging Face folders, in and out: one table per component, read in both directions."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import PositiveFloat
 
 from loongforge_core.layers.decoder_config import DecoderConfig
@@ -12,5 +14,6 @@ __all__ = ["LlamaConfig"]
 class LlamaConfig(DecoderConfig):
     """No biases."""
 
+    add_qkv_bias: Literal[False] = False
     layernorm_epsilon: PositiveFloat = 1e-5
     rotary_base: PositiveFloat = 5e5

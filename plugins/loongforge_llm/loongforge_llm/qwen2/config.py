@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import PositiveFloat
 
 from loongforge_core.layers.decoder_config import DecoderConfig
@@ -12,5 +14,5 @@ __all__ = ["Qwen2Config"]
 class Qwen2Config(DecoderConfig):
     """Biases on queries, keys and values only."""
 
-    add_qkv_bias: bool = True
+    add_qkv_bias: Literal[True] = True
     rotary_base: PositiveFloat = 1e6

@@ -1,0 +1,131 @@
+"""A folder of safetensors, read and written in the layout that `save_pretrained` uses: one file, or shards with an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from loongforge_core.errors import WeightsError
+
+__all__ = ["WeightsFolder", "read_json", "write_json", "write_tensors"]
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises WeightsError naming the file."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise WeightsError(f"{path} holds a {type(tree).__name__}, expected an object")
+    return tree
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    file: Path
+    shape: tuple[int, ...]
+
+
+class WeightsFolder:
+    """Names and shapes are known at once; a tensor is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise WeightsError(f"{path} is not a folder; expected a Hugging Face folder with config.json and safetensors")
+        self.path = path
+        self.tensors: dict[str, StoredTensor] = {}
+        for file, names in self._files().items():
+            self._add(file, names)
+
+    def _files(self) -> dict[Path, set[str] | None]:
+        """Files of tensors, each with the names that the index expects in it (None: whatever is there)."""
+        if (self.path / INDEX).is_file():
+            weight_map = read_json(self.path / INDEX).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+                raise WeightsError(f"{self.path / INDEX} has no weight_map from tensor names to files")
+            files: dict[Path, set[str] | None] = {}
+            for file in sorted(set(weight_map.values())):
+                if Path(file).name != file:
+                    raise WeightsError(f"{self.path / INDEX} names the file {file!r}, which is not in the folder")
+                files[self.path / file] = {name for name, where in weight_map.items() if where == file}
+            return files
+        if (self.path / SINGLE).is_file():
+            return {self.path / SINGLE: None}
+        if pickles := sorted(file.name for pattern in PICKLES for file in self.path.glob(pattern)):
+            raise WeightsError(
+                f"{self.path} has weights only as pickles ({', '.join(pickles)}), which can run code when they are read; "
+                f"convert them to safetensors first"
+            )
+        raise WeightsError(f"{self.path} has no weights: neither {SINGLE} nor {INDEX}")
+
+    def _add(self, file: Path, expected: set[str] | None) -> None:
+        try:
+            with safe_open(file, "pt") as opened:
+                found = {name: StoredTensor(file, tuple(opened.get_slice(name).get_shape())) for name in opened.keys()}  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise WeightsError(f"{file} does not exist, but {INDEX} names it") from error
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
+        if expected is not None and (wrong := expected ^ found.keys()):
+            raise WeightsError(f"{file} and {INDEX} disagree about {', '.join(sorted(wrong))}")
+        self.tensors.update(found)
+
+    def read(self, name: str) -> Tensor:
+        with safe_open(self.tensors[name].file, "pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+            return tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tensors that are made together, so that no more than these are ever in memory beyond the shard they go into."""
+
+    sizes: Mapping[str, int]
+    """Bytes by name."""
+    make: Callable[[], Iterable[tuple[str, Tensor]]]
+
+
+def write_tensors(folder: Path, chunks: Sequence[Chunk], *, max_shard_bytes: int) -> None:
+    """Writes every chunk's tensors, in one file if they fit into one shard."""
+    shards = plan_shards(chunks, max_shard_bytes)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for chunk in shard for name, tensor in chunk.make()}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(tensors, file))
+    if len(shards) > 1:
+        total = sum(size for chunk in chunks for size in chunk.sizes.values())
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def plan_shards(chunks: Sequence[Chunk], max_shard_bytes: int) -> list[list[Chunk]]:
+    """In order, each shard as full as it gets; a chunk larger than a shard has one of its own."""
+    shards: list[list[Chunk]] = [[]]
+    room = max_shard_bytes
+    for chunk in chunks:
+        size = sum(chunk.sizes.values())
+        if size > room and shards[-1]:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(chunk)
+        room -= size
+    return shards

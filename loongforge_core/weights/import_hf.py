@@ -1,0 +1,108 @@
+"""Reads a Hugging Face folder into components: everything is checked first, then filled tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loongforge_core.errors import WeightsError, did_you_mean
+from loongforge_core.layers.interfaces import Component
+from loongforge_core.weights.config_keys import config_problems, lookup
+from loongforge_core.weights.folder import WeightsFolder, read_json
+from loongforge_core.weights.holding import Holding, holdings
+from loongforge_core.weights.table import Entry, Table
+
+__all__ = ["import_hf"]
+
+
+def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Component[Any]], table: Table, config: Any) -> None:
+    """Fills `target` with the tensors of `folder`, each rank its own slices.
+
+    `target` and `config` are a component and its config, or both by slot for a whole model, as `table` is the one's or the other's.
+    Raises WeightsError listing all that is wrong: keys of config.json that disagree or that nobody knows, tensors that are missing, left
+    over or of another shape. Then nothing was filled. Never more than one rule's tensors are in memory.
+    """
+    path = Path(folder)
+    components = {"": target} if isinstance(target, Component) else {f"{slot}.": part for slot, part in target.items()}
+    held = holdings(components)
+    problems = check_config(path, table, config)
+    stored = WeightsFolder(path)
+    names, name_problems = assign(stored, table)
+    problems += name_problems + check_shapes(stored, table, names, held) + check_tied(stored, table, names)
+    problems += [f"our {name} is in no rule of the table" for name in sorted(without_rule(table, held))]
+    if problems:
+        raise WeightsError("\n".join([f"{path} does not fit the model:", *(f"  {problem}" for problem in problems)]))
+    with torch.no_grad():
+        for entry in table.entries:
+            fill(entry, stored, names, held)
+
+
+def check_config(path: Path, table: Table, config: Any) -> list[str]:
+    tree = read_json(path / "config.json")
+    model_type = tree.pop("model_type", None)
+    for name in ("architectures", "dtype", "torch_dtype", "transformers_version", *table.placeholder_ids):
+        tree.pop(name, None)
+    if not table.model_type or model_type == table.model_type:
+        return [f"config.json: {problem}" for problem in config_problems(table.keys, tree, config)]
+    if model_type in table.config_at:
+        section = table.config_at[model_type]
+        inner = dict(lookup(tree, section) or {})
+        inner.pop("model_type", None)
+        return [f"config.json: {section}.{problem}" for problem in config_problems(table.keys, inner, config)]
+    valid = [table.model_type, *table.config_at]
+    return [f"config.json: model_type is {model_type!r}, expected {' or '.join(map(repr, valid))}"]
+
+
+def assign(stored: WeightsFolder, table: Table) -> tuple[dict[str, str], list[str]]:
+    """The name on disk of every name in the table that is there, and what is wrong with the names."""
+    names: dict[str, str] = {}
+    problems: list[str] = []
+    for name in sorted(stored.tensors):
+        canonical = table.canonical(name)
+        if canonical is None:
+            if not table.is_ignored(name):
+                shape = list(stored.tensors[name].shape)
+                problems.append(f"extra tensor {name} {shape}: no rule of the table reads it{did_you_mean(name, table.names_on_disk)}")
+        elif canonical in names:
+            problems.append(f"{names[canonical]} and {name} are two names of one tensor")
+        else:
+            names[canonical] = name
+    return names, problems
+
+
+def check_shapes(stored: WeightsFolder, table: Table, names: Mapping[str, str], held: Mapping[str, Holding]) -> list[str]:
+    problems = []
+    for entry in table.entries:
+        here = all(name in held for name in entry.ours)
+        shapes = entry.their_shapes([held[name].shape for name in entry.ours]) if here else [None] * len(entry.theirs)
+        for name, expected in zip(entry.theirs, shapes, strict=True):
+            if name not in names:
+                wanted = f" {list(expected)}" if expected is not None else ""
+                problems.append(f"missing tensor {name}{wanted}, for our {', '.join(entry.ours)}")
+            elif expected is not None and (given := stored.tensors[names[name]].shape) != expected:
+                problems.append(f"{names[name]} has the shape {list(given)}, expected {list(expected)}")
+    return problems
+
+
+def check_tied(stored: WeightsFolder, table: Table, names: Mapping[str, str]) -> list[str]:
+    return [
+        f"{names[name]} is stored and differs from {names[source]}, but our config ties them"
+        for name, source in table.tied.items()
+        if name in names and source in names and not torch.equal(stored.read(names[name]), stored.read(names[source]))
+    ]
+
+
+def without_rule(table: Table, held: Mapping[str, Holding]) -> set[str]:
+    covered = {name for entry in table.entries for name in entry.ours}
+    return {name for name in held.keys() - covered if not table.is_unpublished(name)}
+
+
+def fill(entry: Entry, stored: WeightsFolder, names: Mapping[str, str], held: Mapping[str, Holding]) -> None:
+    if not any(name in held for name in entry.ours):
+        return
+    for name, whole in entry.join([stored.read(names[theirs]) for theirs in entry.theirs]):
+        if name in held:
+            held[name].fill(whole)
