@@ -1,0 +1,201 @@
+"""`loss.png` and `predictions.png`: what a run did, to look at.
+
+matplotlib is imported when a picture is drawn, without a display.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from loongforge_core.generate.evaluate import UNNAMED_KIND, Prediction, exact_match
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_loss", "draw_predictions"]
+
+INK, GREY, LIGHT, BLUE, GREEN, RED = "#1f2933", "#7b8794", "#e4e7eb", "#2563eb", "#15803d", "#dc2626"
+WRONG_CARD, ITEM_CARD = "#fef2f2", "#f5f7fa"
+
+COLUMNS, ROWS = 8, 5
+WRONG_SHARE = 0.6
+"""At most this share of the cards goes to wrong answers, so that a bad model's picture also shows what it can do."""
+CARD_WIDTH, CARD_HEIGHT, ITEM_HEIGHT, MARGIN = 1.7, 2.05, 1.0, 0.1
+"""In inches."""
+ITEMS_SHOWN = 4
+
+
+def draw_loss(metrics: Path, picture: Path, title: str) -> None:
+    """The loss of every step of a `metrics.jsonl`, smoothed over it, and the learning rate behind."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    steps = np.array([line["step"] for line in lines])
+    loss = np.array([line["loss"] for line in lines])
+    figure, axes = canvas(8.0, 4.5)
+    rate = axes.twinx()
+    rate.fill_between(steps, [line["learning_rate"] for line in lines], color=LIGHT, alpha=0.7, linewidth=0)
+    rate.set_ylim(bottom=0)
+    rate.set_ylabel("learning rate", color=GREY)
+    rate.tick_params(colors=GREY, length=0)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    axes.set_zorder(rate.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    axes.plot(steps, loss, color=BLUE, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smoothed(loss), color=BLUE, linewidth=2)
+    if loss.min() > 0 and loss.max() > 10 * loss.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+    axes.set_xlabel("step", color=INK)
+    axes.set_ylabel("loss per target token", color=INK)
+    axes.grid(axis="y", color=LIGHT, linewidth=0.8)
+    for side in (*axes.spines.values(), *rate.spines.values()):
+        side.set_visible(False)
+    axes.set_position((0.1, 0.12, 0.79, 0.72))
+    axes.text(0, 1.12, title, transform=axes.transAxes, fontsize=15, fontweight="bold", color=INK)
+    axes.text(
+        0, 1.05, f"loss {loss[0]:.3g} to {smoothed(loss)[-1]:.3g} in {steps[-1]} steps", transform=axes.transAxes, fontsize=10, color=GREY
+    )
+    save(figure, picture)
+
+
+def draw_predictions(predictions: Sequence[Prediction], picture: Path, title: str) -> None:
+    """Cards with items, question, answer and truth; wrong ones first, in red; every kind has its share."""
+    chosen = choose(predictions, COLUMNS * ROWS)
+    rows = -(-len(chosen) // COLUMNS)
+    header = 0.8
+    width, height = COLUMNS * CARD_WIDTH, rows * CARD_HEIGHT + header
+    figure, axes = canvas(width, height)
+    axes.set_position((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)  # inches from the top
+    wrong = sum(not one.is_correct for one in predictions)
+    shares = [f"{kind} {found['exact_match']:.1%} of {found['samples']}" for kind, found in exact_match(predictions).items()]
+    axes.text(MARGIN, 0.3, title, fontsize=16, fontweight="bold", color=INK, va="center")
+    axes.text(MARGIN, 0.6, "exact match:  " + "   ·   ".join(shares), fontsize=10.5, color=GREY, va="center")
+    axes.text(
+        width - MARGIN, 0.6, f"{wrong} wrong of {len(predictions)}", fontsize=10.5, color=RED if wrong else GREEN, va="center", ha="right"
+    )
+    for place, one in enumerate(chosen):
+        draw_card(axes, one, left=place % COLUMNS * CARD_WIDTH, top=place // COLUMNS * CARD_HEIGHT + header)
+    save(figure, picture)
+
+
+def draw_card(axes: Axes, one: Prediction, *, left: float, top: float) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    pad = MARGIN / 2
+    middle, inner = left + CARD_WIDTH / 2, CARD_WIDTH - 2 * MARGIN
+    box = FancyBboxPatch(
+        (left + pad, top + pad),
+        CARD_WIDTH - 2 * pad,
+        CARD_HEIGHT - 2 * pad,
+        boxstyle="round,pad=0,rounding_size=0.08",
+        facecolor="white" if one.is_correct else WRONG_CARD,
+        edgecolor=LIGHT if one.is_correct else RED,
+        linewidth=1 if one.is_correct else 1.6,
+    )
+    axes.add_patch(box)
+    text = without_tags(one)
+    if one.items:
+        draw_items(axes, one.items, left=left + MARGIN, top=top + MARGIN, width=inner)
+        axes.text(middle, top + 1.3, shortened(text, 24), fontsize=9, color=GREY, ha="center", va="center")
+    else:
+        lines = "\n".join(textwrap.wrap(text, 18, max_lines=5, placeholder=" …"))
+        axes.text(middle, top + 0.65, lines, fontsize=16 if len(text) <= 10 else 9, color=INK, ha="center", va="center")
+    answer = f"{shortened(one.answer, 20) or '(nothing)'} {'✓' if one.is_correct else '✗'}"
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold"}
+    axes.text(middle, top + 1.56, answer, fontsize=14 if len(answer) <= 12 else 8.5, color=GREEN if one.is_correct else RED, **style)
+    if one.is_correct:
+        axes.text(middle, top + 1.83, shortened(one.kind or UNNAMED_KIND, 24), fontsize=7.5, color=GREY, ha="center", va="center")
+    else:
+        truth = f"truth: {shortened(one.truth, 20)}"
+        axes.text(middle, top + 1.83, truth, fontsize=10 if len(truth) <= 16 else 7.5, color=INK, **style)
+
+
+def draw_items(axes: Axes, items: Sequence[tuple[str, str]], *, left: float, top: float, width: float) -> None:
+    """Side by side, each as large as its share of the width allows."""
+    shown = items[:ITEMS_SHOWN]
+    share = width / len(shown)
+    for place, (modality, path) in enumerate(shown):
+        middle, room = left + (place + 0.5) * share, share - 0.06
+        pixels = opened(Path(path))
+        if pixels is None:
+            name = "\n".join(textwrap.wrap(Path(path).name, max(6, int(18 / len(shown))), max_lines=4))
+            axes.text(middle, top + ITEM_HEIGHT / 2, f"{modality}\n{name}", fontsize=8, color=INK, ha="center", va="center")
+            continue
+        scale = min(room / pixels.shape[1], ITEM_HEIGHT / pixels.shape[0])
+        half_width, half_height = pixels.shape[1] * scale / 2, pixels.shape[0] * scale / 2
+        centre = top + ITEM_HEIGHT / 2
+        extent = (middle - half_width, middle + half_width, centre + half_height, centre - half_height)
+        axes.imshow(pixels, extent=extent, interpolation="nearest", aspect="auto", zorder=2)
+    if len(items) > len(shown):
+        axes.text(left + width, top, f"+{len(items) - len(shown)}", fontsize=8, color=GREY, ha="right", va="top", zorder=3)
+
+
+def choose(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
+    """At most `count`: wrong ones first, then right ones, each in turn from every kind."""
+    wrong = in_turn([one for one in predictions if not one.is_correct])
+    right = in_turn([one for one in predictions if one.is_correct])
+    num_wrong = min(len(wrong), max(int(count * WRONG_SHARE), count - len(right)))
+    return [*wrong[:num_wrong], *right[: count - num_wrong]]
+
+
+def in_turn(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """One of each kind, then the next of each; a kind's own are spread over all that it has."""
+    by_kind: dict[str, list[Prediction]] = {}
+    for one in predictions:
+        by_kind.setdefault(one.kind, []).append(one)
+    mixed = [[kind[place] for place in np.random.default_rng(0).permutation(len(kind))] for kind in by_kind.values()]
+    return [one for turn in zip_longest(*mixed) for one in turn if one is not None]
+
+
+def opened(path: Path) -> np.ndarray | None:
+    """Pixels `[H, W, 3]`; None for what is not an image, whatever its modality is called."""
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((256, 256))
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def without_tags(one: Prediction) -> str:
+    text = one.question
+    for tag in {f"<{modality}>" for modality, _ in one.items}:
+        text = text.replace(tag, " ")
+    return text.strip()
+
+
+def shortened(text: str, length: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of a twentieth of the run, narrower at its ends."""
+    half = max(1, len(values) // 40)
+    return np.array([values[max(0, place - half) : place + half + 1].mean() for place in range(len(values))])
+
+
+def canvas(width: float, height: float) -> tuple[Any, Axes]:
+    """A figure and its axes, `width` x `height` inches, off screen and outside pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white", dpi=110)
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def save(figure: Any, picture: Path) -> None:
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture)
