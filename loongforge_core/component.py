@@ -122,6 +122,11 @@ class EncoderConfig(ComponentConfig, ABC):
     def token_grid(self, size: Shape) -> Shape:
         """How the features of an item of `size` lie: `(rows, columns)` say. Their product is the number of tokens."""
 
+    @property
+    def fixed_item_size(self) -> Shape | None:
+        """The size that the processor brings every item to; None where it varies. `validate` counts tokens with it."""
+        return None
+
     def num_tokens(self, size: Shape) -> int:
         return math.prod(self.token_grid(size))
 

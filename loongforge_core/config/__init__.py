@@ -1,1 +1,1 @@
-
+"""YAML and overrides -> a validated, typed composition. Imports no torch."""

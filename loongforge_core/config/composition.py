@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,3 +77,8 @@ class Composition:
         grid = self.encoder(modality).token_grid(size)
         projector = self.projector(modality)
         return projector.token_grid(grid) if projector else grid
+
+    def tokens_per_item(self, modality: str) -> int | None:
+        """Tokens of every item in the language model's sequence; None where items differ in size."""
+        size = self.encoder(modality).fixed_item_size
+        return None if size is None else math.prod(self.item_grid(modality, size))

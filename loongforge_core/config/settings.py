@@ -24,7 +24,7 @@ __all__ = [
 class Settings(BaseModel):
     """Base of all settings: frozen, nothing unknown, nothing coerced."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class SlotSettings(Settings):

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from loongforge_core.component import SLOT_KEYS, ComponentSpec, DatasetSpec, Kind
 from loongforge_core.errors import PluginError, did_you_mean
@@ -22,7 +22,7 @@ from loongforge_core.registry.discover import (
     discover_plugins,
 )
 
-__all__ = ["PACKAGE_SCHEME", "Part", "Published", "PublishedDataset", "Registry"]
+__all__ = ["PACKAGE_SCHEME", "Part", "Published", "Registry"]
 
 Part = Literal["config", "model", "weights", "processor"]
 
@@ -32,19 +32,14 @@ SESSION = "this session"
 """Stands for the distribution of what is registered without packaging, in a notebook or a test."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """A component and the distribution that publishes it."""
-
-    spec: ComponentSpec
-    origin: Origin
+SpecT = TypeVar("SpecT", ComponentSpec, DatasetSpec)
 
 
 @dataclass(frozen=True)
-class PublishedDataset:
-    """A data set and the distribution that publishes it."""
+class Published(Generic[SpecT]):
+    """A component or a data set, and the distribution that publishes it."""
 
-    spec: DatasetSpec
+    spec: SpecT
     origin: Origin
 
 
@@ -58,8 +53,8 @@ class Registry:
         from loongforge_core import __version__
 
         core = Origin("loongforge_core", __version__)
-        self._components = [Published(spec, core) for spec in BUILTIN_COMPONENTS]
-        self._datasets: list[PublishedDataset] = []
+        self._components: list[Published[ComponentSpec]] = [Published(spec, core) for spec in BUILTIN_COMPONENTS]
+        self._datasets: list[Published[DatasetSpec]] = []
         self._config_folders: list[ConfigFolder] = []
         self._plugins: list[Plugin] = []
         self._broken: list[BrokenPlugin] = []
@@ -71,7 +66,7 @@ class Registry:
         registry._plugins, registry._broken = discover_plugins()
         for plugin in registry._plugins:
             registry._components += [Published(spec, plugin.origin) for spec in plugin.components]
-            registry._datasets += [PublishedDataset(spec, plugin.origin) for spec in plugin.datasets]
+            registry._datasets += [Published(spec, plugin.origin) for spec in plugin.datasets]
             registry._config_folders += plugin.config_folders
         return registry
 
@@ -80,7 +75,7 @@ class Registry:
         origin = Origin(distribution, version)
         try:
             if isinstance(spec, DatasetSpec):
-                if (dataset := PublishedDataset(check_dataset(spec), origin)) not in self._datasets:
+                if (dataset := Published(check_dataset(spec), origin)) not in self._datasets:
                     self._datasets.append(dataset)
             elif (component := Published(check_component(spec), origin)) not in self._components:
                 self._components.append(component)
@@ -107,12 +102,12 @@ class Registry:
     def config_folders(self) -> tuple[ConfigFolder, ...]:
         return tuple(self._config_folders)
 
-    def components(self, kind: Kind | None = None) -> Iterator[Published]:
+    def components(self, kind: Kind | None = None) -> Iterator[Published[ComponentSpec]]:
         """In the order of kind and name."""
         chosen = (published for published in self._components if kind in (None, published.spec.kind))
         yield from sorted(chosen, key=lambda published: (published.spec.kind, published.spec.name, published.origin.distribution))
 
-    def datasets(self) -> Iterator[PublishedDataset]:
+    def datasets(self) -> Iterator[Published[DatasetSpec]]:
         yield from sorted(self._datasets, key=lambda published: (published.spec.name, published.origin.distribution))
 
     def component(self, kind: Kind, name: str) -> ComponentSpec:
@@ -135,9 +130,10 @@ class Registry:
 
     def origin(self, spec: ComponentSpec | DatasetSpec) -> Origin:
         """The distribution that publishes a component or data set of this registry."""
-        for published in (*self._components, *self._datasets):
-            if published.spec == spec:
-                return published.origin
+        published: list[Published[Any]] = [*self._components, *self._datasets]
+        for candidate in published:
+            if candidate.spec == spec:
+                return candidate.origin
         raise PluginError(f"{spec.name!r} is not registered here")
 
     def load(self, spec: ComponentSpec, part: Part) -> Any:
@@ -168,9 +164,9 @@ class Registry:
 
     def fingerprint(self) -> str:
         """One line per plugin and version and per component registered by hand; equal on every rank of a run."""
-        plugins = {str(published.origin) for published in (*self._components, *self._datasets)}
-        plugins |= {str(folder.origin) for folder in self._config_folders}
-        by_hand = {repr(published.spec) for published in self._components if published.origin.distribution == SESSION}
+        published: list[Published[Any]] = [*self._components, *self._datasets]
+        plugins = {str(origin) for origin in [each.origin for each in published] + [folder.origin for folder in self._config_folders]}
+        by_hand = {repr(each.spec) for each in published if each.origin.distribution == SESSION}
         return "\n".join(sorted(plugins) + sorted(by_hand))
 
     def _names(self, kind: Kind) -> list[str]:

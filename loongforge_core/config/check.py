@@ -1,0 +1,268 @@
+"""A tree of plain data -> a checked composition, or everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from loongforge_core.component import ComponentSpec, RecipeConfig
+from loongforge_core.config.composition import FOUNDATION, Composition, Slot, encoder_slot, projector_slot
+from loongforge_core.config.layout import check_layout
+from loongforge_core.config.library import Library
+from loongforge_core.config.paths import locate_run, locate_slots
+from loongforge_core.config.provenance import Provenance
+from loongforge_core.config.sentences import Findings, validated
+from loongforge_core.config.settings import EncoderLayout, RunSettings
+from loongforge_core.config.slots import check_slots, slot_kind, slot_modality
+from loongforge_core.errors import ConfigError, PluginError, did_you_mean
+from loongforge_core.registry.registry import Registry
+
+__all__ = ["composition_from", "load_composition"]
+
+logger = logging.getLogger(__name__)
+
+
+def load_composition(
+    config: str,
+    overrides: Sequence[str] = (),
+    *,
+    registry: Registry,
+    config_dirs: Sequence[Path] = (),
+    world_size: int | None = 1,
+) -> Composition:
+    """The composition of a YAML file, or of a published name, with overrides in Hydra's syntax.
+
+    Raises ConfigError with everything that is wrong. `world_size` is the number of processes of the run; None leaves the layout
+    unchecked against it.
+    """
+    from loongforge_core.config.compose import compose_tree  # Hydra is slow to import
+
+    composed = compose_tree(config, overrides, Library.of(config, registry.config_folders, config_dirs))
+    return composition_from(composed.tree, registry, name=composed.name, provenance=composed.provenance, world_size=world_size)
+
+
+def composition_from(
+    tree: Mapping[str, Any],
+    registry: Registry,
+    *,
+    name: str = "composition",
+    provenance: Provenance | None = None,
+    world_size: int | None = 1,
+) -> Composition:
+    """The composition of a tree of plain data, such as YAML gives. Raises ConfigError with everything that is wrong."""
+    findings = Findings(provenance or Provenance())
+    model = tree.get("model")
+    sections, rest = _split(model, findings)
+    slots = check_slots(sections, registry, findings)
+    recipe = _recipe(rest, sections, registry, findings)
+    run = _run({key: value for key, value in tree.items() if key != "model"}, sections, slots, registry, findings)
+    run = _check_run(run, sections, slots, registry, findings)
+    resolved = {"model": _resolved_model(recipe, slots), **_resolved_run(run)} if recipe else {}
+    check_layout(run, slots, world_size, findings)
+    run, slots = locate_run(run, registry, findings), locate_slots(slots, registry, findings)
+    if recipe is not None:
+        composition = Composition(name=name, slots=slots, recipe=recipe[0], recipe_config=recipe[1], run=run, resolved=resolved)
+        _check_length(composition, findings)
+    if findings.issues or recipe is None:
+        raise ConfigError(findings.issues) from findings.cause
+    for broken in registry.broken:
+        logger.warning("%s", broken)
+    return composition
+
+
+# ------------------------------------------------------------------------------------------------------- the model section
+
+
+def _split(model: Any, findings: Findings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The slots, and the recipe's keys."""
+    if not isinstance(model, Mapping):
+        given = "there is no model" if model is None else f"got {model!r}"
+        findings.add("model", f"{given}: expected a mapping of slots, such as {FOUNDATION}: {{type: NAME}}")
+        return {}, {}
+    sections = {key: value for key, value in model.items() if slot_kind(key)}
+    if not sections:
+        findings.add("model", f"no slot is filled: expected {FOUNDATION}, <modality>_encoder or <modality>_projector")
+    return sections, {key: value for key, value in model.items() if key not in sections}
+
+
+def _recipe(
+    rest: Mapping[str, Any], sections: Mapping[str, Any], registry: Registry, findings: Findings
+) -> tuple[ComponentSpec, RecipeConfig] | None:
+    """The recipe that `model_type` selects, with the remaining keys as its config."""
+    name = rest.get("model_type", "default")
+    if not isinstance(name, str):
+        findings.add("model.model_type", f"got {name!r}, expected the name of a recipe")
+        return None
+    try:
+        spec = registry.component("recipe", name)
+        config_class = registry.load(spec, "config")
+    except PluginError as error:
+        findings.add("model.model_type", str(error), cause=error.__cause__)
+        return None
+    fields = {key: value for key, value in rest.items() if key != "model_type"}
+    for key in [key for key, value in fields.items() if isinstance(value, Mapping) and "type" in value]:
+        near = did_you_mean(key, _slot_names(registry))
+        findings.add(f"model.{key}", f"no slot has this name; slots are {FOUNDATION}, <modality>_encoder, <modality>_projector{near}")
+        del fields[key]
+    config: RecipeConfig | None = validated(config_class, fields, "model", findings, also_valid={"model_type", *_slot_names(registry)})
+    if config is None:
+        return None
+    for slot in sections if FOUNDATION in sections else ():
+        _check_markup(slot, name, config, findings)
+    return spec, config
+
+
+def _check_markup(slot: str, name: str, config: RecipeConfig, findings: Findings) -> None:
+    if slot_kind(slot) == "encoder":
+        try:
+            config.markup(slot_modality(slot))
+        except KeyError:
+            findings.add(f"model.{slot}", f"recipe {name!r} does not say how an item of modality {slot_modality(slot)!r} is written")
+
+
+def _slot_names(registry: Registry) -> set[str]:
+    modalities = {modality for published in registry.components("encoder") for modality in published.spec.modalities}
+    return {FOUNDATION, *map(encoder_slot, modalities), *map(projector_slot, modalities)}
+
+
+# -------------------------------------------------------------------------------------------------------- the other sections
+
+
+def _run(
+    tree: dict[str, Any], sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings
+) -> RunSettings:
+    """The settings; where some are wrong, the rest with defaults in their places, so that the rest is checked too."""
+    encoders: dict[str, EncoderLayout] = {}
+    if isinstance(parallel := tree.get("parallel"), Mapping):
+        tree["parallel"] = {key: value for key, value in parallel.items() if slot_kind(key) != "encoder" and key != "encoders"}
+        encoders = _encoder_layouts(parallel, sections, findings)
+    noted = len(findings.issues)
+    run = validated(RunSettings, tree, "", findings, also_valid={"model", *_dotted_settings(RunSettings)})
+    if run is None:
+        sound = json.loads(json.dumps(tree))
+        for issue in findings.issues[noted:]:
+            _remove(sound, issue.key)
+        run = RunSettings.model_validate_json(json.dumps(sound))
+    encoders = {name: encoders.get(name, EncoderLayout()) for name in slots if slot_kind(name) == "encoder"}
+    return run.model_copy(update={"parallel": run.parallel.model_copy(update={"encoders": encoders})})
+
+
+def _remove(tree: dict[str, Any], key: str) -> None:
+    """Takes a key out of a nested tree; one inside a list takes the list with it."""
+    here: Any = tree
+    *above, last = key.split(".")
+    for part in above:
+        if not isinstance(here.get(part), dict):
+            last = part
+            break
+        here = here[part]
+    here.pop(last, None)
+
+
+def _check_run(
+    run: RunSettings, sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings
+) -> RunSettings:
+    """The settings with `data.augment` as the encoders' processors understand it."""
+    if run.data.prepare is not None:
+        _check_prepare(run, registry, findings)
+    augment = {
+        modality: _augmentation(modality, settings, sections, slots, registry, findings) for modality, settings in run.data.augment.items()
+    }
+    return run.model_copy(update={"data": run.data.model_copy(update={"augment": augment})})
+
+
+def _encoder_layouts(parallel: Mapping[str, Any], sections: Mapping[str, Any], findings: Findings) -> dict[str, EncoderLayout]:
+    layouts: dict[str, EncoderLayout] = {}
+    encoders = [name for name in sections if slot_kind(name) == "encoder"]
+    if "encoders" in parallel:
+        findings.add(
+            "parallel.encoders", f"unknown key; write one section per encoder slot, such as parallel.{(encoders or ['image_encoder'])[0]}"
+        )
+    for name, section in parallel.items():
+        if slot_kind(name) != "encoder":
+            continue
+        if name not in sections:
+            findings.add(f"parallel.{name}", f"model has no slot {name!r}{did_you_mean(name, encoders)}")
+        elif not isinstance(section, Mapping):
+            findings.add(f"parallel.{name}", f"got {section!r}, expected a mapping of keys to values")
+        elif (layout := validated(EncoderLayout, section, f"parallel.{name}", findings)) is not None:
+            layouts[name] = layout
+    return layouts
+
+
+def _augmentation(
+    modality: str,
+    settings: Mapping[str, Any],
+    sections: Mapping[str, Any],
+    slots: Mapping[str, Slot],
+    registry: Registry,
+    findings: Findings,
+) -> dict[str, Any]:
+    """The settings of `data.augment.<modality>` as the encoder's processor understands them."""
+    key, name = f"data.augment.{modality}", encoder_slot(modality)
+    if name not in sections:
+        modalities = [slot_modality(slot) for slot in sections if slot_kind(slot) == "encoder"]
+        findings.add(key, f"model has no {name}{did_you_mean(modality, modalities)}")
+    if name not in slots:
+        return dict(settings)
+    spec = slots[name].spec
+    try:
+        augment_config = registry.load(spec, "processor").augment_config
+    except PluginError as error:
+        findings.add(key, str(error), cause=error.__cause__)
+        return dict(settings)
+    if augment_config is None:
+        findings.add(key, f"the processor of {spec.name} distorts nothing; leave this out")
+        return dict(settings)
+    augmentation: BaseModel | None = validated(augment_config, settings, key, findings)
+    return augmentation.model_dump(mode="json") if augmentation else dict(settings)
+
+
+def _check_prepare(run: RunSettings, registry: Registry, findings: Findings) -> None:
+    assert run.data.prepare is not None
+    try:
+        registry.dataset(run.data.prepare)
+    except PluginError as error:
+        findings.add("data.prepare", str(error), cause=error.__cause__)
+    if not run.data.path:
+        findings.add("data.prepare", "the data set is written into the folder of data.path, which is not given")
+
+
+def _check_length(composition: Composition, findings: Findings) -> None:
+    """Whether one item fits into a sample, where every item gives the same number of tokens."""
+    length = composition.run.train.seq_length
+    for modality in composition.modalities if composition.foundation else ():
+        if (tokens := composition.tokens_per_item(modality)) is not None and tokens > length:
+            findings.add("train.seq_length", f"one {modality} gives {tokens} tokens, and a sample has at most {length}")
+
+
+def _dotted_settings(model: type[BaseModel]) -> set[str]:
+    """`train.lr` and the like: what a key at the top may have been meant to be."""
+    sections = {name: field.annotation for name, field in model.model_fields.items()}
+    return {
+        f"{name}.{field}"
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, BaseModel)
+        for field in section.model_fields
+    }
+
+
+def _resolved_model(recipe: tuple[ComponentSpec, RecipeConfig], slots: Mapping[str, Slot]) -> dict[str, Any]:
+    """The model section as plain data, inferred widths and defaults included; loading it again gives an equal composition."""
+    spec, config = recipe
+    model: dict[str, Any] = {"model_type": spec.name, **config.model_dump(mode="json")}
+    for name, slot in slots.items():
+        settings = slot.settings.model_dump(mode="json", exclude_defaults=True)
+        model[name] = {"type": slot.spec.name, **settings, **slot.config.model_dump(mode="json")}
+    return model
+
+
+def _resolved_run(run: RunSettings) -> dict[str, Any]:
+    tree = run.model_dump(mode="json")
+    tree["parallel"].update(tree["parallel"].pop("encoders"))
+    return tree

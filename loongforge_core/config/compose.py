@@ -1,0 +1,284 @@
+"""YAML files and overrides -> one tree of plain data. All the Hydra code there is.
+
+Hydra's public plugin interfaces carry it: one `ConfigSource` does all file access and one `SearchPathPlugin` adds it. Hydra makes
+both itself, without arguments, so what they read from travels in a context variable for the length of one call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize, version
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from loongforge_core.config.document import Document, read_document
+from loongforge_core.config.library import Library, canonical_group, fills_slots, is_path, missing_config
+from loongforge_core.config.provenance import COMMAND_LINE, Provenance
+from loongforge_core.errors import ConfigError, Issue, did_you_mean
+
+__all__ = ["Composed", "compose_tree"]
+
+SCHEME = "loongforge"
+PRIMARY = "__config__"
+"""What Hydra calls CONFIG, whatever folder it lies in."""
+OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^@=+~]+)(?P<package>@[^=]*)?(?P<value>=.*)?", re.DOTALL)
+FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, UnicodeDecodeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What files and overrides came to."""
+
+    name: str
+    tree: dict[str, Any]
+    provenance: Provenance
+
+
+@dataclass
+class _Reading:
+    """The files of one composition, as they are read."""
+
+    library: Library
+    path: Path
+    """Of the primary file."""
+    folder: str = ""
+    """Of the primary file inside the library."""
+    documents: dict[str, Document] = field(default_factory=dict)
+
+    def find(self, name: str) -> Path | None:
+        # A file may extend the published one of its own name, so it is never what its defaults mean.
+        return self.path if name == PRIMARY else self.library.find(name, besides=self.path.resolve())
+
+    def load(self, name: str) -> Document:
+        if name not in self.documents:
+            path = self.find(name)
+            assert path is not None, name
+            self.documents[name] = read_document(path)
+        return self.documents[name]
+
+
+_READING: ContextVar[_Reading | None] = ContextVar("loongforge_reading", default=None)
+
+
+def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Composed:
+    """Composes `config`, a path or a name. Raises ConfigError with file and line; leaves Hydra's global state as it was."""
+    path = Path(config) if is_path(config) else library.find(config)
+    if path is None or not path.is_file():
+        raise missing_config(config, library)
+    reading = _Reading(library, path, "" if is_path(config) else config.rpartition("/")[0])
+    values, lines = _rewrite(overrides, library)
+    provenance = Provenance(str(path))
+    try:
+        with _hydra(reading) as loader:
+            defaults = loader.compute_defaults_list(PRIMARY, lines, RunMode.RUN).defaults
+            for default in defaults:
+                if default.config_path in reading.documents:
+                    provenance.add_document(reading.documents[default.config_path], default.package or "")
+            for override in values:
+                provenance.add_override(override.key_or_group, override.value())
+            tree = compose(PRIMARY, lines)
+            plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except FAILURES as error:
+        raise ConfigError(_issue(error, reading, provenance)) from error
+    assert isinstance(plain, dict)
+    return Composed(path.stem if is_path(config) else config, {str(key): value for key, value in plain.items()}, provenance)
+
+
+# ---------------------------------------------------------------------------------------------------------- Hydra's plugins
+
+
+class LoongForgeSource(ConfigSource):
+    """All file access of a composition."""
+
+    @property
+    def _reading(self) -> _Reading:
+        reading = _READING.get()
+        assert reading is not None
+        return reading  # not kept in the source: Hydra deep-copies its sources
+
+    @staticmethod
+    def scheme() -> str:
+        return SCHEME
+
+    def available(self) -> bool:
+        return True
+
+    def is_config(self, config_path: str) -> bool:
+        return self._reading.find(config_path) is not None
+
+    def is_group(self, config_path: str) -> bool:
+        return self._reading.library.is_group(config_path)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return self._reading.library.options(config_path) if results_filter is not ObjectType.GROUP else []
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        document = self._reading.load(config_path)
+        header = self._get_header_dict(document.text)
+        if config_path == PRIMARY or fills_slots(document):
+            header["package"] = "_global_"  # the dots and folders of a composition's name are no keys
+        tree = {key: value for key, value in document.tree.items() if key != "defaults"}
+        if "hydra" in tree:
+            raise ConfigError(Issue("settings of Hydra's own are not read", "hydra", document.where("hydra")))
+        if "defaults" in document.tree:
+            folder = self._reading.folder if config_path == PRIMARY else config_path.rpartition("/")[0]
+            tree["defaults"] = _canonical_defaults(document, folder)
+        return ConfigResult(provider=self.provider, path=str(document.path), config=OmegaConf.create(tree), header=header)
+
+
+class LoongForgeSearchPath(SearchPathPlugin):
+    """Puts our source into the search path, in our own compositions only."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if _READING.get() is not None:
+            search_path.append(provider=SCHEME, path=f"{SCHEME}://")
+
+
+@contextmanager
+def _hydra(reading: _Reading) -> Iterator[Any]:
+    """Hydra's config loader for one composition; whatever Hydra a caller has set up is put back afterwards."""
+    Plugins.instance().register(LoongForgeSource)
+    Plugins.instance().register(LoongForgeSearchPath)
+    instance, outer_version, token = GlobalHydra.instance(), version.VersionBase.instance(), _READING.set(reading)
+    outer, instance.hydra = instance.hydra, None
+    version.VersionBase.set_instance(version.VersionBase())
+    try:
+        with initialize(config_path=None, job_name=SCHEME, version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.set_instance(instance)
+        instance.hydra = outer
+        version.VersionBase.set_instance(outer_version)
+        _READING.reset(token)
+
+
+# ----------------------------------------------------------------------------------------------------- defaults, overrides
+
+
+def _canonical_defaults(document: Document, folder: str) -> list[Any]:
+    """The defaults with everything named from the root, and `_self_` at the end where the file does not place it.
+
+    Groups are always meant from the root; a plain name is a file beside the one that names it.
+    """
+    defaults = document.tree["defaults"]
+    if not isinstance(defaults, list):
+        raise ConfigError(Issue("expected a list of NAME or GROUP: NAME", "defaults", document.where("defaults")))
+    canonical: list[Any] = []
+    for index, default in enumerate(defaults):
+        if isinstance(default, str):
+            canonical.append(default if default == "_self_" else _canonical_default(default, folder))
+        elif isinstance(default, Mapping) and len(default) == 1 and isinstance(value := next(iter(default.values())), str | list | None):
+            canonical.append({_canonical_key(next(iter(default))): value})
+        else:
+            raise ConfigError(Issue(f"got {default!r}, expected NAME or GROUP: NAME", "defaults", document.where(f"defaults.{index}")))
+    return canonical if "_self_" in canonical else [*canonical, "_self_"]
+
+
+def _canonical_default(default: str, folder: str) -> str:
+    named_from_root = default.startswith(("/", "../", "models/"))
+    return _canonical_name(default if named_from_root or not folder else f"/{folder}/{default}")
+
+
+def _canonical_key(key: str) -> str:
+    *keywords, name = key.split(" ")
+    return " ".join([*keywords, _canonical_name(name)])
+
+
+def _canonical_name(name: str) -> str:
+    group, at, package = name.partition("@")
+    return f"/{canonical_group(group)}{at}{package}"
+
+
+def _rewrite(overrides: Sequence[str], library: Library) -> tuple[list[Override], list[str]]:
+    """The overrides that set values, and all of them as Hydra takes them: values are added or changed, groups keep their form."""
+    values: list[Override] = []
+    lines: list[str] = []
+    for text in overrides:
+        match = OVERRIDE.fullmatch(text)
+        if match is None or (match["prefix"] != "~" and match["value"] is None):
+            raise ConfigError(Issue(f"got {text!r}, expected KEY=VALUE", where=COMMAND_LINE))
+        if re.fullmatch(r"hydra([./].*)?", match["key"]):
+            raise ConfigError(Issue("settings of Hydra's own are not read", match["key"], COMMAND_LINE))
+        group = canonical_group(match["key"])
+        prefix, package, value = match["prefix"] or "", match["package"] or "", match["value"] or ""
+        if package and not library.is_group(group):
+            raise ConfigError(Issue(f"{text!r}: no group {group!r}{did_you_mean(group, library.groups())}", where=COMMAND_LINE))
+        if library.is_group(group):
+            line = f"{prefix}{group}{package}{value}"
+        else:
+            line = f"{'~' if prefix == '~' else '++'}{match['key']}{value}"
+        parsed = _parse(line, text)
+        if not (library.is_group(group) or parsed.is_delete()):
+            values.append(parsed)
+        lines.append(line)
+    return values, lines
+
+
+def _parse(line: str, text: str) -> Override:
+    try:
+        parsed = OverridesParser.create().parse_override(line)
+        if parsed.is_sweep_override():
+            raise ConfigError(Issue(f"{text!r} has several values: write KEY=[A,B] for a list, quote it for text", where=COMMAND_LINE))
+    except HydraException as error:
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise ConfigError(Issue(f"{text!r} cannot be read: {reason}", where=COMMAND_LINE)) from error
+    return parsed
+
+
+# ------------------------------------------------------------------------------------------------------------------ errors
+
+
+def _issue(error: BaseException, reading: _Reading, provenance: Provenance) -> Issue:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_default(str(error.missing_cfg_file), reading)
+    if isinstance(error, RecursionError):
+        return Issue("its defaults lead back to itself", where=str(reading.path))
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        key = re.sub(r"\[(\d+)\]", r".\1", cause.full_key or "")
+        return Issue(str(cause.msg or cause).split("\n")[0], key, provenance.where(key))
+    hint = "; to replace it, write `override GROUP@KEY: NAME`" if "more than once" in str(error) else ""
+    return Issue(" ".join(str(error).split()) + hint, where=str(reading.path))
+
+
+def _missing_default(name: str, reading: _Reading) -> Issue:
+    """A name in some file's defaults, or on the command line, that no folder has."""
+    group, _, option = name.rpartition("/")
+    library = reading.library
+    if not group:
+        message = f"no YAML file {option!r}{did_you_mean(option, library.names())}"
+    elif not library.is_group(group):
+        message = f"no group {group!r}{did_you_mean(group, library.groups())}"
+    else:
+        message = f"no {option!r} in the group {group!r}{did_you_mean(option, library.options(group))}"
+    return Issue(message, where=_writer_of_default(group, option, reading.documents))
+
+
+def _writer_of_default(group: str, option: str, documents: Mapping[str, Document]) -> str:
+    for document in documents.values():
+        for index, default in enumerate(document.tree.get("defaults", ())):
+            entries = default.items() if isinstance(default, Mapping) else [(str(default).rpartition("/")[0], default)]
+            for key, value in entries:
+                named = canonical_group(str(key).split(" ")[-1].partition("@")[0])
+                values = [str(each).partition("@")[0].rpartition("/")[2] for each in (value if isinstance(value, list) else [value])]
+                if option in values and (named == group or not isinstance(default, Mapping)):
+                    return document.where(f"defaults.{index}")
+    return COMMAND_LINE

@@ -1,0 +1,75 @@
+"""The files and folders that a configuration names: `pkg://` is looked up, and what must exist is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from loongforge_core.config.composition import Slot
+from loongforge_core.config.sentences import Findings
+from loongforge_core.config.settings import DataSettings, RunSettings
+from loongforge_core.errors import PluginError, did_you_mean
+from loongforge_core.registry.registry import PACKAGE_SCHEME, Registry
+
+__all__ = ["locate_run", "locate_slots"]
+
+
+def locate_run(run: RunSettings, registry: Registry, findings: Findings) -> RunSettings:
+    """The settings with real paths instead of `pkg://`; what is missing is noted."""
+    data = run.data
+    tokenizer = None if run.tokenizer is None else _located(run.tokenizer, "tokenizer", "folder", registry, findings)
+    paths = [data.path] if isinstance(data.path, str) else data.path or []
+    found = [_located(path, "data.path", _kind(path, data), registry, findings) for path in paths]
+    eval_path = (
+        None if data.eval_path is None else _located(data.eval_path, "data.eval_path", _kind(data.eval_path, data), registry, findings)
+    )
+    path = found[0] if isinstance(data.path, str) else found if data.path is not None else None
+    return run.model_copy(update={"tokenizer": tokenizer, "data": data.model_copy(update={"path": path, "eval_path": eval_path})})
+
+
+def locate_slots(slots: Mapping[str, Slot], registry: Registry, findings: Findings) -> dict[str, Slot]:
+    """The slots with real paths of the folders that they start from."""
+    located = dict(slots)
+    for name, slot in slots.items():
+        if (pretrained := slot.settings.pretrained) is not None:
+            path = _located(pretrained, f"model.{name}.pretrained", "folder", registry, findings)
+            located[name] = replace(slot, settings=slot.settings.model_copy(update={"pretrained": path}))
+    return located
+
+
+def _kind(path: str, data: DataSettings) -> str:
+    """Data that a plugin will write need not be there yet: whatever lies in the folder of the first data file."""
+    if data.prepare is None or not data.path:
+        return "file"
+    first = data.path if isinstance(data.path, str) else data.path[0]
+    return "any" if Path(path).parent == Path(first).parent else "file"
+
+
+def _located(given: str, key: str, kind: str, registry: Registry, findings: Findings) -> str:
+    path = given
+    if given.startswith(PACKAGE_SCHEME):
+        try:
+            path = str(registry.resource(given))
+        except PluginError as error:
+            findings.add(key, str(error))
+            return given
+    exists = {"file": Path(path).is_file(), "folder": Path(path).is_dir(), "any": True}[kind]
+    if not exists:
+        findings.add(key, f"missing {kind} {given!r}{_hint(path, kind, findings.provenance.where(key))}")
+    return path
+
+
+def _hint(path: str, kind: str, where: str) -> str:
+    """What the path was taken from, and the nearest name there; or the file beside the YAML that was probably meant."""
+    if Path(path).exists():
+        return f": it is there, but it is no {kind}"
+    beside = Path(where.rpartition(":")[0]).parent / path
+    if not Path(path).is_absolute() and beside.exists():
+        return f" in the working directory {Path.cwd()}; did you mean {str(beside)!r}?"
+    folder = Path(path).parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    near = did_you_mean(Path(path).name, names)
+    return (
+        f" in {folder.resolve()}{near if 'did you mean' in near else ''}" if folder.is_dir() else f": there is no folder {folder.resolve()}"
+    )

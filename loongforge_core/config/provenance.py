@@ -1,0 +1,48 @@
+"""Who wrote a key last: key -> `file:line`, or the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from loongforge_core.config.document import Document
+
+__all__ = ["COMMAND_LINE", "Provenance"]
+
+COMMAND_LINE = "command line"
+
+
+class Provenance:
+    """The last writer of every key. Writers are added in the order in which they are merged."""
+
+    def __init__(self, root: str = "") -> None:
+        self._root = root
+        """Where the configuration as a whole comes from."""
+        self._writers: dict[str, str] = {}
+
+    def add_document(self, document: Document, package: str) -> None:
+        """A file whose keys were merged under `package` (empty: at the root)."""
+        for key in document.lines:
+            if key.partition(".")[0] != "defaults":
+                self._writers[f"{package}.{key}" if package else key] = document.where(key)
+
+    def add_override(self, key: str, value: Any) -> None:
+        """A value given on the command line."""
+        self._writers[key] = COMMAND_LINE
+        for nested in _dotted(value, f"{key}."):
+            self._writers[nested] = COMMAND_LINE
+
+    def where(self, key: str) -> str:
+        """Of the key, or of the nearest key above it."""
+        while key:
+            if key in self._writers:
+                return self._writers[key]
+            key = key.rpartition(".")[0]
+        return self._root
+
+
+def _dotted(value: Any, prefix: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, nested in value.items():
+            yield f"{prefix}{key}"
+            yield from _dotted(nested, f"{prefix}{key}.")

@@ -1,0 +1,148 @@
+"""Validates plain data with pydantic and says in plain sentences what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from loongforge_core.config.provenance import Provenance
+from loongforge_core.errors import Issue, did_you_mean
+
+__all__ = ["Findings", "validated"]
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "none_required": "null",
+}
+
+
+class Findings:
+    """Everything that is wrong, collected key by key, each with the place that wrote it."""
+
+    def __init__(self, provenance: Provenance) -> None:
+        self.provenance = provenance
+        self.issues: list[Issue] = []
+        self.cause: BaseException | None = None
+        """Of the first issue that has one: a broken plugin's own error."""
+
+    def add(self, key: str, message: str, *, cause: BaseException | None = None) -> None:
+        self.issues.append(Issue(message, key, self.provenance.where(key)))
+        self.cause = self.cause or cause
+
+
+def validated(
+    model: type[ModelT], data: Mapping[str, Any], prefix: str, findings: Findings, *, also_valid: Iterable[str] = ()
+) -> ModelT | None:
+    """The model, or None after noting every error under `prefix`.
+
+    `also_valid` are names to suggest beside the model's own, such as keys that the caller has taken out.
+    """
+    try:
+        # As JSON: lists for tuples and text for paths are what YAML can say, and strictness stays.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        for location, message in _messages(error, model, data, also_valid).items():
+            findings.add(".".join([*([prefix] if prefix else []), *location]), message)
+        return None
+
+
+def _messages(error: ValidationError, model: type[BaseModel], data: Any, also_valid: Iterable[str]) -> dict[tuple[str, ...], str]:
+    """One sentence per place; where several forms were possible, all that were expected."""
+    grouped: dict[tuple[str, ...], list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        location = tuple(str(part) for part in detail["loc"])
+        missing = detail["type"] in ("missing", "extra_forbidden")
+        grouped.setdefault(location if missing else _inside(location, data), []).append(detail)
+    return {location: _sentence(details, location, model, also_valid) for location, details in grouped.items()}
+
+
+def _inside(location: tuple[str, ...], data: Any) -> tuple[str, ...]:
+    """The part of a location that leads into the data; pydantic appends the branch of a union."""
+    for depth, part in enumerate(location):
+        if isinstance(data, Mapping) and part in data:
+            data = data[part]
+        elif isinstance(data, Sequence) and not isinstance(data, str) and part.isdigit() and int(part) < len(data):
+            data = data[int(part)]
+        else:
+            return location[:depth]
+    return location
+
+
+def _sentence(details: list[Any], location: tuple[str, ...], model: type[BaseModel], also_valid: Iterable[str]) -> str:
+    first = details[0]
+    kind, given, context = first["type"], first["input"], first.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown key{_suggestion(location, model, also_valid)}"
+    if kind == "missing":
+        return f"not given, and it has no default{_description(model, location)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        expected = context["expected"]
+        return f"got {given!r}, expected {expected}{_nearest(given, expected)}"
+    wanted = list(dict.fromkeys(_expected(detail) for detail in details))
+    return f"got {given!r}{_type_of(given)}, expected {' or '.join(wanted)}"
+
+
+def _suggestion(location: tuple[str, ...], model: type[BaseModel], also_valid: Iterable[str]) -> str:
+    """The nearest key beside this one; at the top, the section that has exactly this key."""
+    here = _model_at(model, location[:-1])
+    valid = {*(here.model_fields if here else ()), *(also_valid if len(location) == 1 else ())}
+    homes = sorted(name for name in valid if name.endswith(f".{location[-1]}"))
+    return f"; did you mean {homes[0]!r}?" if homes else did_you_mean(location[-1], {name for name in valid if "." not in name})
+
+
+def _expected(detail: Any) -> str:
+    if detail["type"] in EXPECTED:
+        return EXPECTED[detail["type"]]
+    if detail["type"] == "literal_error":
+        return str(detail["ctx"]["expected"])
+    message = str(detail["msg"])
+    return message.removeprefix("Input should be ").removeprefix("a valid ")
+
+
+def _type_of(given: Any) -> str:
+    names = {str: "text", list: "a list", dict: "a mapping", type(None): "nothing"}
+    return f" ({names[type(given)]})" if type(given) in names else ""
+
+
+def _nearest(given: Any, expected: str) -> str:
+    near = did_you_mean(str(given), [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")])
+    return near if "did you mean" in near else ""
+
+
+def _description(model: type[BaseModel], location: tuple[str, ...]) -> str:
+    here = _model_at(model, location[:-1])
+    description = here.model_fields[location[-1]].description if here and location[-1] in here.model_fields else None
+    return f": {' '.join(description.split())}" if description else ""
+
+
+def _model_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel] | None:
+    """The model that the fields at `location` belong to."""
+    for part in location:
+        if part not in model.model_fields:
+            return None
+        annotation = model.model_fields[part].annotation
+        inner = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not inner:
+            return None
+        model = inner[0]
+    return model
