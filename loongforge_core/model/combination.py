@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from megatron.core.enums import ModelType
 from torch import Tensor, nn
 
 from loongforge_core.config.composition import FOUNDATION
@@ -25,6 +26,8 @@ class OmniCombinationModel(nn.Module):
         self.recipe = recipe
 
     # ---- what Megatron asks of a model
+
+    model_type = ModelType.encoder_or_decoder
 
     @property
     def config(self) -> Any:

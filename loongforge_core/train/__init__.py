@@ -1,1 +1,5 @@
+"""A thin loop over Megatron's schedules, optimizer and checkpointing."""
 
+from loongforge_core.parallel.cpu import prepare_megatron
+
+prepare_megatron()

@@ -1,0 +1,110 @@
+"""Megatron's optimizer and scheduler, with a learning rate and weight decay per slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.optimizer import OptimizerConfig, ParamKey, get_megatron_optimizer
+from megatron.core.optimizer.optimizer_config import ParamPredicate
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.config.settings import SlotSettings, TrainSettings
+from loongforge_core.errors import ConfigError, Issue
+from loongforge_core.model.combination import OmniCombinationModel
+
+__all__ = ["ParameterGroup", "build_optimizer", "build_scheduler", "parameter_groups"]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trainable parameters of one slot that share a learning rate and a weight decay."""
+
+    slot: str
+    lr: float
+    """At the peak of the schedule."""
+    weight_decay: float
+    parameters: tuple[Tensor, ...]
+
+
+def parameter_groups(composition: Composition, models: Sequence[OmniCombinationModel]) -> list[ParameterGroup]:
+    """Two groups per slot: matrices decay, vectors (biases, norms) do not. Raises ConfigError where nothing trains."""
+    groups = []
+    for model in models:
+        for slot, component in model.components().items():
+            lr, weight_decay = slot_rates(composition.slots[slot].settings, composition.run.train)
+            trainable = list(dict.fromkeys(parameter for parameter in component.parameters() if parameter.requires_grad))
+            for decay, parameters in (
+                (weight_decay, tuple(parameter for parameter in trainable if parameter.dim() > 1)),
+                (0.0, tuple(parameter for parameter in trainable if parameter.dim() <= 1)),
+            ):
+                if parameters:
+                    groups.append(ParameterGroup(slot, lr, decay, parameters))
+    if not groups:
+        frozen = [Issue(f"freeze: {slot.settings.freeze}", f"model.{name}") for name, slot in composition.slots.items()]
+        raise ConfigError([Issue("nothing trains: every parameter is frozen"), *frozen])
+    return groups
+
+
+def slot_rates(slot: SlotSettings, train: TrainSettings) -> tuple[float, float]:
+    """Learning rate and weight decay of a slot."""
+    return (
+        train.lr if slot.lr is None else slot.lr,
+        train.weight_decay if slot.weight_decay is None else slot.weight_decay,
+    )
+
+
+def build_optimizer(groups: Sequence[ParameterGroup], chunks: Sequence[Any], train: TrainSettings, *, dtype: torch.dtype) -> Any:
+    """AdamW with decoupled weight decay: transformer-engine's or Apex's fused one, torch's own where neither is installed (on a CPU)."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=train.lr,
+        min_lr=train.min_lr,
+        weight_decay=train.weight_decay,
+        adam_beta1=train.adam_beta1,
+        adam_beta2=train.adam_beta2,
+        adam_eps=train.adam_eps,
+        decoupled_weight_decay=True,
+        # Megatron computes the norm, which metrics need, only where it clips.
+        clip_grad=train.clip_grad or float("inf"),
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+    )
+    return get_megatron_optimizer(config, list(chunks), config_overrides=dict(overrides(groups, train)))
+
+
+def overrides(groups: Sequence[ParameterGroup], train: TrainSettings) -> Iterator[tuple[ParamKey, Mapping[str, Any]]]:
+    """What makes Megatron form these groups. Groups with equal rates become one.
+
+    Megatron 0.16 matches the groups of a checkpoint by `lr_mult` and `wd_mult` alone, 0.19 by `max_lr` too; nothing else reads `lr_mult`. So
+    the two hold the rates themselves, and the scheduler's own weight decay is 1.
+    """
+    for index, group in enumerate(groups):
+        members = frozenset(map(id, group.parameters))
+        predicate = ParamPredicate(name=f"group {index}", fn=lambda parameter, members=members: id(parameter) in members)
+        yield (
+            ParamKey(predicate=predicate),
+            {"max_lr": group.lr, "min_lr": train.min_lr * group.lr / train.lr, "lr_mult": group.lr, "wd_mult": group.weight_decay},
+        )
+
+
+def build_scheduler(optimizer: Any, train: TrainSettings) -> OptimizerParamScheduler:
+    """Warm-up from zero, then decay to `min_lr` at the last step; counts steps. Every group's rate keeps its ratio to `train.lr`."""
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=train.lr,
+        min_lr=train.min_lr,
+        lr_warmup_steps=train.lr_warmup_steps,
+        # A run that ends before its warm-up does has no decay; Megatron asks for one step of it.
+        lr_decay_steps=max(train.steps, train.lr_warmup_steps + 1),
+        lr_decay_style=train.lr_decay_style,
+        start_wd=1.0,
+        end_wd=1.0,
+        wd_incr_steps=train.steps,
+        wd_incr_style="constant",
+    )
