@@ -10,5 +10,7 @@ __all__ = ["DefaultRecipeConfig"]
 class DefaultRecipeConfig(RecipeConfig):
     """Free combinations: an item of any modality is written `<modality>` in a prompt."""
 
+    behaves_as_default = True
+
     def markup(self, modality: str) -> ItemMarkup:
         return ItemMarkup(placeholder=f"<{modality}>")

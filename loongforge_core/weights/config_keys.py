@@ -234,7 +234,8 @@ def write_config(keys: Iterable[ConfigKey], config: Any) -> dict[str, Any]:
 
 def config_fields(keys: Iterable[ConfigKey], tree: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of our config that build what a config.json describes."""
-    given, flat = dict(flatten(tree)), {}
+    given = dict(flatten(tree))
+    flat: dict[str, Any] = {}
     for key in keys:
         flat.update(key.read(given))
     return nest(flat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Holding:
         return tensor
 
 
-def holdings(components: Mapping[str, Component]) -> dict[str, Holding]:
+def holdings(components: Mapping[str, Component[Any]]) -> dict[str, Holding]:
     """By name, behind the component's prefix (`foundation.`, or nothing for a component alone)."""
     held: dict[str, Holding] = {}
     for prefix, component in components.items():

@@ -92,7 +92,7 @@ class FusedQkv(Rule):
         (fused,) = ours
         rows = [self.num_heads // self.num_groups * self.head_size, self.head_size, self.head_size]
         grouped = fused.reshape(self.num_groups, sum(rows), *fused.shape[1:])
-        return [part.reshape(-1, *fused.shape[1:]) for part in grouped.split(rows, dim=1)]
+        return [part.reshape(-1, *fused.shape[1:]) for part in torch.split(grouped, rows, dim=1)]
 
 
 @dataclass(frozen=True)

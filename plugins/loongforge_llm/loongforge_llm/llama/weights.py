@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from loongforge_core.weights.config_keys import Constant, Ignored, Key
+from loongforge_core.weights.config_keys import Constant, Ignored
 from loongforge_core.weights.decoder import ROTARY_BUFFERS, decoder_keys, decoder_rules, tied_head
 from loongforge_core.weights.table import Table
 from loongforge_llm.llama.config import LlamaConfig
 
-__all__ = ["llama_table"]
+__all__ = ["table"]
 
 DEFAULTS = {
     "num_hidden_layers": 32,
@@ -19,7 +19,7 @@ DEFAULTS = {
 }
 
 
-def llama_table(config: LlamaConfig) -> Table:
+def table(config: LlamaConfig) -> Table:
     return Table(
         rules=decoder_rules(config),
         keys=(

@@ -7,7 +7,7 @@ from loongforge_core.weights.decoder import ROTARY_BUFFERS, decoder_keys, decode
 from loongforge_core.weights.table import Table
 from loongforge_llm.qwen2.config import Qwen2Config
 
-__all__ = ["qwen2_table"]
+__all__ = ["table"]
 
 DEFAULTS = {
     "num_hidden_layers": 32,
@@ -19,7 +19,7 @@ DEFAULTS = {
 }
 
 
-def qwen2_table(config: Qwen2Config) -> Table:
+def table(config: Qwen2Config) -> Table:
     return Table(
         rules=decoder_rules(config),
         keys=(

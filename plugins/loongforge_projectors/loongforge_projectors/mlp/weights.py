@@ -7,12 +7,12 @@ from loongforge_core.weights.rules import WEIGHT, WEIGHT_AND_BIAS, Copy
 from loongforge_core.weights.table import Table
 from loongforge_projectors.mlp.config import MlpConfig
 
-__all__ = ["mlp_table"]
+__all__ = ["table"]
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
-def mlp_table(config: MlpConfig) -> Table:
+def table(config: MlpConfig) -> Table:
     parts = WEIGHT_AND_BIAS if config.add_bias_linear else WEIGHT
     return Table(
         rules=(Copy("linear_1", "linear_1", parts=parts), Copy("linear_2", "linear_2", parts=parts)),

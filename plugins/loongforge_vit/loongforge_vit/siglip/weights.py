@@ -12,12 +12,12 @@ from loongforge_core.weights.rules import TENSOR, WEIGHT, WEIGHT_AND_BIAS, Copy,
 from loongforge_core.weights.table import Table
 from loongforge_vit.siglip.config import SiglipConfig
 
-__all__ = ["siglip_table"]
+__all__ = ["table"]
 
 PUBLISHED_PREFIX = "vision_model."
 
 
-def siglip_table(config: SiglipConfig) -> Table:
+def table(config: SiglipConfig) -> Table:
     return Table(
         rules=tuple(rule.under(PUBLISHED_PREFIX, "") for rule in rules(config)),
         keys=(

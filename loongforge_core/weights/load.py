@@ -1,0 +1,63 @@
+"""Weights into a composition: from an export or a published folder of the whole, or slot by slot from `pretrained`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.errors import WeightsError, did_you_mean
+from loongforge_core.layers.interfaces import Component
+from loongforge_core.registry.registry import Registry
+from loongforge_core.weights.export_hf import MANIFEST
+from loongforge_core.weights.folder import read_json
+from loongforge_core.weights.formats import slot_table, whole_table
+from loongforge_core.weights.import_hf import import_hf
+
+__all__ = ["import_model", "load_pretrained"]
+
+
+def import_model(folder: Path | str, components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> None:
+    """Fills a whole model's components, given by slot, from a folder in its published format, or from an export of slots."""
+    path = Path(folder)
+    if (path / MANIFEST).is_file() and (tree := read_json(path / MANIFEST)).get("layout") == "slots":
+        check_slots(path, tree, composition)
+        for name, component in components.items():
+            load_slot(path / name, name, component, composition, registry)
+        return
+    table = whole_table(composition, registry)
+    if table is None:
+        raise WeightsError(
+            f"{path}: a model of {', '.join(slot.spec.name for slot in composition.slots.values())} under the recipe "
+            f"{composition.recipe.name!r} has no published format, so it cannot be read from one folder; name a folder per slot: "
+            f"model.<slot>.pretrained"
+        )
+    import_hf(path, components, table, {name: slot.config for name, slot in composition.slots.items()})
+
+
+def load_pretrained(components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> tuple[str, ...]:
+    """Fills every slot that names a `pretrained` folder, and returns those slots."""
+    named = [name for name in components if composition.slots[name].settings.pretrained]
+    for name in named:
+        load_slot(Path(str(composition.slots[name].settings.pretrained)), name, components[name], composition, registry)
+    return tuple(named)
+
+
+def load_slot(folder: Path, name: str, component: Component[Any], composition: Composition, registry: Registry) -> None:
+    slot = composition.slots[name]
+    import_hf(folder, component, slot_table(slot.spec, component, registry), slot.config)
+
+
+def check_slots(path: Path, tree: Mapping[str, Any], composition: Composition) -> None:
+    stored = {name: slot.get("component") for name, slot in tree.get("slots", {}).items()}
+    ours = {name: slot.spec.name for name, slot in composition.slots.items()}
+    problems = [
+        f"{name} holds {stored[name]!r}, but model.{name} is {ours[name]!r}"
+        for name in stored.keys() & ours.keys()
+        if stored[name] != ours[name]
+    ]
+    problems += [f"{name} is in the folder, but not in the model{did_you_mean(name, ours)}" for name in stored.keys() - ours.keys()]
+    problems += [f"{name} is in the model, but not in the folder{did_you_mean(name, stored)}" for name in ours.keys() - stored.keys()]
+    if problems:
+        raise WeightsError("\n".join([f"{path / MANIFEST} does not fit the model:", *(f"  {problem}" for problem in sorted(problems))]))

@@ -1,0 +1,98 @@
+"""LLaVA on disk: `LlavaForConditionalGeneration`, made of its components' tables.
+
+Tensors are named as in published folders. transformers also reads the names that its modules have in memory, and so does this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loongforge_core.component import ComponentConfig
+from loongforge_core.weights.config_keys import Constant, Given, Ignored, Key, Written
+from loongforge_core.weights.table import ProcessorFiles, Table, combine
+from loongforge_projectors.mlp.config import MlpConfig
+from loongforge_vit.siglip.config import SiglipConfig
+
+__all__ = ["table"]
+
+SLOTS = ("image_encoder", "image_projector", "foundation")
+
+NAMES_IN_MEMORY = {
+    "model.vision_tower.": "vision_tower.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
+
+
+@dataclass(frozen=True)
+class TiedKey(Key):
+    """Output weights are the embeddings where either the whole model or its text part says so."""
+
+    def given(self, given: Given) -> Any:
+        return any(given.get(name, False) for name in self.claims())
+
+    def write(self, config: Any) -> Mapping[str, Any]:
+        return dict.fromkeys(self.claims(), self.expected(config))
+
+
+def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> Table | None:
+    """None where `LlavaForConditionalGeneration` has no room for the mix."""
+    if not is_llava(configs, tables):
+        return None
+    encoder, projector, foundation = (tables[name] for name in SLOTS)
+    vision = configs["image_encoder"]
+    assert isinstance(vision, SiglipConfig)
+    return combine(
+        (
+            encoder.under(theirs="vision_tower.", ours="image_encoder", section="vision_config"),
+            projector.under(theirs="multi_modal_projector.", ours="image_projector", section=""),
+            foundation.under(theirs="language_model.", ours="foundation", section="text_config"),
+        ),
+        keys=(
+            Key("vision_feature_layer", "feature_layer", -2, section="image_encoder"),
+            Constant("vision_feature_select_strategy", "full", "default"),
+            TiedKey(
+                "tie_word_embeddings",
+                "untie_embeddings_and_output_weights",
+                also=("text_config.tie_word_embeddings",),
+                values={True: False, False: True},
+                section="foundation",
+            ),
+            Written("image_seq_length", lambda config: config.num_tokens((config.image_size, config.image_size)), "image_encoder"),
+            Ignored(
+                ("ignore_index", "pad_token_id", "vocab_size", "_name_or_path", "image_token_index", "image_token_id"),
+                "training and generation",
+            ),
+        ),
+        aliases=NAMES_IN_MEMORY,
+        model_type="llava",
+        architectures=("LlavaForConditionalGeneration",),
+        placeholder_ids={"image_token_index": "image"},
+        processor=ProcessorFiles(
+            config={
+                "processor_class": "LlavaProcessor",
+                "patch_size": vision.patch_size,
+                "vision_feature_select_strategy": "full",
+                "num_additional_image_tokens": 0,
+            },
+            token_key="image_token",
+            slot="image_encoder",
+        ),
+        generates=True,
+    )
+
+
+def is_llava(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> bool:
+    if set(configs) != set(SLOTS):
+        return False
+    encoder, projector = configs["image_encoder"], configs["image_projector"]
+    return (
+        isinstance(encoder, SiglipConfig)
+        and not encoder.final_norm
+        and isinstance(projector, MlpConfig)
+        and projector.ffn_hidden_size in (None, projector.hidden_size)
+        and any(name.endswith("ForCausalLM") for name in tables["foundation"].architectures)
+    )
