@@ -1,4 +1,5 @@
-"""Attention of the torch backend: torch's scaled-dot-product attention where Megatron's own layers call `core_attention`.
+"""Attention of the torch backend: Megatron's self-attention with rotary positions by token, and torch's scaled-dot-product attention
+where it calls `core_attention`.
 
 Grouped queries, causal or full, padded batches or packed rows. Windows and context parallelism are not here yet: they are refused when
 the module is built.
@@ -11,11 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ScaledDotProductAttention"]
+from loongforge_core.layers.rotary import rotate
+
+__all__ = ["RotarySelfAttention", "ScaledDotProductAttention"]
 
 
 class ScaledDotProductAttention(nn.Module):
@@ -62,3 +66,26 @@ class ScaledDotProductAttention(nn.Module):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
         grouped = query.shape[-3] != key.shape[-3]
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=self.scale, enable_gqa=grouped)
+
+
+class RotarySelfAttention(SelfAttention):  # type: ignore[misc]
+    """Megatron's self-attention, whose `rotary_pos_emb` is `RotaryAngles`' cosines and sines of every token.
+
+    Megatron's own rotation counts positions from the start of each packed sequence, takes cosines anew in every layer and copies each
+    result once more; this one knows every token's angles, so that packing, M-RoPE and context parallelism need nothing special.
+    """
+
+    rotation: Tensor | None = None
+
+    def forward(self, *args: Any, rotary_pos_emb: Tensor | None = None, **kwargs: Any) -> Any:
+        self.rotation = rotary_pos_emb
+        try:
+            return super().forward(*args, rotary_pos_emb=None, **kwargs)
+        finally:
+            self.rotation = None
+
+    def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
+        query, key, *rest = super().get_query_key_value_tensors(*args, **kwargs)
+        if self.rotation is None:
+            return query, key, *rest
+        return rotate(query, self.rotation), rotate(key, self.rotation), *rest

@@ -82,16 +82,20 @@ class Decoder(Backbone[DecoderConfig]):
     def shared_embedding_or_output_weight(self) -> Tensor | None:
         if not self.tied:
             return None
+        weight: Tensor | None = None
         if self.context.stage.pre_process:
-            return self.word_embeddings.weight
-        return self.output_layer.weight if self.context.stage.post_process else None
+            weight = self.word_embeddings.weight
+        elif self.context.stage.post_process:
+            weight = self.output_layer.weight
+        return weight
 
     @property
     def word_embeddings(self) -> VocabParallelEmbedding:
         return self.embedding["word_embeddings"]
 
     def embed(self, input_ids_bs: Tensor) -> Tensor:
-        return self.word_embeddings(input_ids_bs).transpose(0, 1).contiguous()
+        embedded_bsh: Tensor = self.word_embeddings(input_ids_bs)
+        return embedded_bsh.transpose(0, 1).contiguous()
 
     def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
         self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
@@ -108,18 +112,19 @@ class Decoder(Backbone[DecoderConfig]):
         levels_lsbh = torch.stack(tuple(levels)) if levels else None
         if decoder_input_sbh is not None and self.context.sequence_parallel:
             decoder_input_sbh = scatter_to_sequence_parallel_region(decoder_input_sbh, group=self.context.groups.tp)
-        hidden_sbh = self.decoder(
+        hidden_sbh: Tensor = self.decoder(
             hidden_states=decoder_input_sbh,
             attention_mask=None,
             context=levels_lsbh,
-            rotary_pos_emb=self.rotary(position_ids),
+            rotary_pos_emb=self.rotary(position_ids, self.context.dtype),
             packed_seq_params=packed,
         )
         if not self.context.stage.post_process:
             return hidden_sbh
         logits_sbv = self.logits(hidden_sbh)
         if labels_bs is None:
-            return gather_from_tensor_model_parallel_region(logits_sbv, group=self.context.groups.tp).transpose(0, 1)
+            whole_sbv: Tensor = gather_from_tensor_model_parallel_region(logits_sbv, group=self.context.groups.tp)
+            return whole_sbv.transpose(0, 1)
         return token_losses(logits_sbv, labels_bs, self.context.groups.tp)
 
     def logits(self, hidden_sbh: Tensor) -> Tensor:

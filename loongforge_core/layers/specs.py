@@ -12,14 +12,15 @@ from typing import Any
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerLayer, TransformerLayerSubmodules
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 
 from loongforge_core.errors import VersionError
-from loongforge_core.layers.attention import ScaledDotProductAttention
+from loongforge_core.layers.attention import RotarySelfAttention, ScaledDotProductAttention
+from loongforge_core.layers.gated import GatedSilu
 from loongforge_core.layers.interfaces import Backend
 from loongforge_core.layers.norms import norm_class
 
@@ -65,7 +66,7 @@ def torch_layer(config: Any) -> ModuleSpec:
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
             self_attention=ModuleSpec(
-                module=SelfAttention,
+                module=RotarySelfAttention,
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
                     core_attention=ScaledDotProductAttention,
@@ -74,7 +75,14 @@ def torch_layer(config: Any) -> ModuleSpec:
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
-            mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)),
+            mlp=ModuleSpec(
+                module=MLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=ColumnParallelLinear,
+                    linear_fc2=RowParallelLinear,
+                    activation_func=GatedSilu if config.use_te_activation_func else None,
+                ),
+            ),
             mlp_bda=get_bias_dropout_add,
         ),
     )

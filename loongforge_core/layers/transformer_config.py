@@ -39,6 +39,7 @@ def transformer_config(config: TransformerArchitecture, context: BuildContext) -
     """Dropout is off and nothing is fused: what is not in the two arguments is not in the model."""
     fields = dict(config.transformer_fields())
     fields["activation_func"] = ACTIVATIONS[fields.pop("activation")]
+    gated_silu = fields["gated_linear_unit"] and fields["activation_func"] is F.silu
     groups = context.groups
     return TransformerConfig(
         **fields,
@@ -57,6 +58,8 @@ def transformer_config(config: TransformerArchitecture, context: BuildContext) -
         # Parameters are allocated where `torch.device` says and left empty: `parallel.initialise` fills them.
         use_cpu_initialization=True,
         perform_initialization=False,
+        # Megatron's name for "the layer's specification brings an activation module": ours is `layers.gated`, no transformer-engine.
+        use_te_activation_func=gated_silu and context.backend == "torch",
         bias_activation_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from loongforge_core.component import ComponentConfig, ComponentSpec
@@ -16,7 +18,9 @@ class AutoModel:
     """Not to be instantiated: `AutoModel.from_config`."""
 
     @staticmethod
-    def from_config(config: ComponentConfig, context: BuildContext, registry: Registry, *, spec: ComponentSpec | None = None) -> Component:
+    def from_config(
+        config: ComponentConfig, context: BuildContext, registry: Registry, *, spec: ComponentSpec | None = None
+    ) -> Component[Any]:
         """The component that `config` belongs to, its parameters allocated on `context.device` and not yet filled.
 
         `spec` says which component, where several share one config class; otherwise the class tells.

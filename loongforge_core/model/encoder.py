@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class DecoderInput:
 class OmniEncoderModel(nn.Module):
     """Encoders and projectors by slot. The text embedding is the backbone's: tokens are looked up through it."""
 
-    def __init__(self, components: Mapping[str, Component]) -> None:
+    def __init__(self, components: Mapping[str, Component[Any]]) -> None:
         super().__init__()
         self.slots = nn.ModuleDict(components)
 

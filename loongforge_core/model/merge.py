@@ -46,5 +46,5 @@ def with_zero_gradients(hidden: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     Gradient reduction that waits for all parameters would otherwise hang on a rank whose batch has no item of a modality.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    result: Tensor = ZeroGradients.apply(hidden, *trainable) if trainable else hidden
+    result: Tensor = ZeroGradients.apply(hidden, *trainable) if trainable else hidden  # type: ignore[no-untyped-call]
     return result

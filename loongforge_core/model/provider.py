@@ -82,7 +82,7 @@ class OmniModelProvider:
                 post_process=last if post_process is None else post_process,
                 vp_stage=vp_stage,
             ),
-            padded_vocab_size=foundation and padded(foundation.vocab_size, groups.tp.size()),
+            padded_vocab_size=padded(foundation.vocab_size, groups.tp.size()) if foundation else None,
             max_sequence_length=train.seq_length,
         )
 

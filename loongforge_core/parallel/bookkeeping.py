@@ -44,6 +44,8 @@ def sharded_state_dict(
     described: dict[str, Any] = make_sharded_tensors_for_checkpoint(
         own, prefix, sharded_offsets=sharded_offsets, tp_group=groups.tp, dp_cp_group=groups.dp_cp
     )
+    name: str
+    child: Any
     for name, child in module.named_children():
         child_prefix = f"{prefix}{name}."
         if hasattr(child, "sharded_state_dict"):
@@ -71,7 +73,7 @@ class Piece:
         return tuple(slice(start, start + size) for start, size in zip(self.offset, self.tensor.shape, strict=True))
 
 
-def pieces(module: nn.Module, prefix: str = "") -> Iterator[Piece]:
+def pieces(module: Any, prefix: str = "") -> Iterator[Piece]:
     """Everything of a component that this rank holds; a fused tensor such as gate and up comes in its parts, under one name."""
     described = module.sharded_state_dict(prefix)
     apply_factories(described)

@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from loongforge_core.component import Initial, InitialValues
-from loongforge_core.layers.interfaces import Component
 from loongforge_core.parallel.bookkeeping import Piece, pieces
+
+if TYPE_CHECKING:
+    from loongforge_core.layers.interfaces import Component
 
 __all__ = ["initialise"]
 
 
-def initialise(components: Mapping[str, Component], *, seed: int) -> None:
+def initialise(components: Mapping[str, Component[Any]], *, seed: int) -> None:
     """Fills every tensor of the components, which are given by slot."""
     for slot, component in components.items():
         values = component.initial_values()

@@ -1,0 +1,66 @@
+# make demo     train the digits model on this machine and look at what it learnt
+# make test     everything that is tested, with both Megatron versions
+# make check    what every commit passes: format, lint, types, import contracts, tests
+# make bench    speed, as ratios within one run
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PLUGINS := plugins/loongforge_vit plugins/loongforge_projectors plugins/loongforge_llm plugins/loongforge_models
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# The newer Megatron-Core, beside the environment: its metadata asks for Python 3.12, what we use of it runs on 3.11.
+NEWER := 0.19.2
+NEWER_FOLDER := .megatron-$(NEWER)
+WITH_NEWER := PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
+MEGATRON_TESTS := tests/parallel tests/layers tests/model tests/weights tests/train tests/generate plugins
+
+.PHONY: demo test check format lint types contracts bench install clean
+
+demo: install
+	$(BIN)/loongforge train digits
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing LoongForge and its plugins into $(VENV); the first time takes about a minute ..."
+	$(PIP) -e . $(addprefix -e ./,$(PLUGINS))
+	@touch $@
+
+$(VENV)/test-tools: $(VENV)/installed
+	@echo "Installing what the tests need ..."
+	$(PIP) pytest ruff mypy import-linter types-PyYAML types-tqdm build hatchling triton
+	@touch $@
+
+$(NEWER_FOLDER)/installed: $(VENV)/test-tools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --target $(NEWER_FOLDER) --upgrade \
+		--python-version 3.12 --implementation cp --only-binary=:all: --platform manylinux_2_28_x86_64 megatron-core==$(NEWER)
+	@touch $@
+
+test: $(VENV)/test-tools $(NEWER_FOLDER)/installed
+	$(BIN)/python -m pytest -q
+	@echo "Again with Megatron-Core $(NEWER), everything that touches Megatron:"
+	$(WITH_NEWER) $(BIN)/python -m pytest -q $(MEGATRON_TESTS)
+
+check: lint types contracts test
+
+format: $(VENV)/test-tools
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/test-tools
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/test-tools
+	$(BIN)/mypy
+
+contracts: $(VENV)/test-tools
+	$(BIN)/lint-imports
+
+bench: $(VENV)/test-tools
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) $(NEWER_FOLDER) runs build dist
