@@ -60,7 +60,7 @@ class ScaledDotProductAttention(nn.Module):
             out_bnsd = self.attend(*heads, causal=causal)
             return out_bnsd.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
         lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
-        pieces = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True)
+        pieces = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True)  # type: ignore[no-untyped-call]
         return torch.cat([self.attend(*piece, causal=causal) for piece in pieces], dim=1).transpose(0, 1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
