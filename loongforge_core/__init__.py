@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     from loongforge_core.config.composition import Composition
     from loongforge_core.errors import DataError, LoongForgeError
     from loongforge_core.layers.interfaces import Backbone, BuildContext, Encoder, Features, Items, Projector, Recipe
+    from loongforge_core.model.auto import AutoModel
+    from loongforge_core.model.combination import OmniCombinationModel
+    from loongforge_core.model.encoder import OmniEncoderModel
+    from loongforge_core.model.provider import OmniModelProvider
     from loongforge_core.registry.hooks import hookimpl
     from loongforge_core.registry.registry import Registry
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AutoModel": "model.auto",
     "Backbone": "layers.interfaces",
     "BackboneConfig": "component",
     "BuildContext": "layers.interfaces",
@@ -47,6 +52,9 @@ _HOME = {
     "ItemMarkup": "component",
     "Items": "layers.interfaces",
     "LoongForgeError": "errors",
+    "OmniCombinationModel": "model.combination",
+    "OmniEncoderModel": "model.encoder",
+    "OmniModelProvider": "model.provider",
     "ProcessedItem": "component",
     "Processor": "component",
     "Projector": "layers.interfaces",
@@ -59,6 +67,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AutoModel",
     "Backbone",
     "BackboneConfig",
     "BuildContext",
@@ -74,6 +83,9 @@ __all__ = [
     "ItemMarkup",
     "Items",
     "LoongForgeError",
+    "OmniCombinationModel",
+    "OmniEncoderModel",
+    "OmniModelProvider",
     "ProcessedItem",
     "Processor",
     "Projector",

@@ -1,1 +1,1 @@
-
+"""The `loongforge` command."""

@@ -139,8 +139,9 @@ def _run(
     """The settings; where some are wrong, the rest with defaults in their places, so that the rest is checked too."""
     encoders: dict[str, EncoderLayout] = {}
     if isinstance(parallel := tree.get("parallel"), Mapping):
-        tree["parallel"] = {key: value for key, value in parallel.items() if slot_kind(key) != "encoder" and key != "encoders"}
-        encoders = _encoder_layouts(parallel, sections, findings)
+        own = {key: value for key, value in parallel.items() if key == "encoders" or slot_kind(key) or isinstance(value, Mapping)}
+        tree["parallel"] = {key: value for key, value in parallel.items() if key not in own}
+        encoders = _encoder_layouts(own, sections, findings)
     noted = len(findings.issues)
     run = validated(RunSettings, tree, "", findings, also_valid={"model", *_dotted_settings(RunSettings)})
     if run is None:
@@ -176,18 +177,13 @@ def _check_run(
     return run.model_copy(update={"data": run.data.model_copy(update={"augment": augment})})
 
 
-def _encoder_layouts(parallel: Mapping[str, Any], sections: Mapping[str, Any], findings: Findings) -> dict[str, EncoderLayout]:
+def _encoder_layouts(written: Mapping[str, Any], sections: Mapping[str, Any], findings: Findings) -> dict[str, EncoderLayout]:
+    """The sections of `parallel` that are named after encoder slots."""
     layouts: dict[str, EncoderLayout] = {}
     encoders = [name for name in sections if slot_kind(name) == "encoder"]
-    if "encoders" in parallel:
-        findings.add(
-            "parallel.encoders", f"unknown key; write one section per encoder slot, such as parallel.{(encoders or ['image_encoder'])[0]}"
-        )
-    for name, section in parallel.items():
-        if slot_kind(name) != "encoder":
-            continue
-        if name not in sections:
-            findings.add(f"parallel.{name}", f"model has no slot {name!r}{did_you_mean(name, encoders)}")
+    for name, section in written.items():
+        if name not in encoders:
+            findings.add(f"parallel.{name}", f"model has no encoder slot of this name{did_you_mean(name, encoders)}")
         elif not isinstance(section, Mapping):
             findings.add(f"parallel.{name}", f"got {section!r}, expected a mapping of keys to values")
         elif (layout := validated(EncoderLayout, section, f"parallel.{name}", findings)) is not None:

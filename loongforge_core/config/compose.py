@@ -208,28 +208,40 @@ def _canonical_name(name: str) -> str:
 
 
 def _rewrite(overrides: Sequence[str], library: Library) -> tuple[list[Override], list[str]]:
-    """The overrides that set values, and all of them as Hydra takes them: values are added or changed, groups keep their form."""
+    """The overrides that set values, and all of them as Hydra takes them."""
     values: list[Override] = []
     lines: list[str] = []
+    issues: list[Issue] = []
     for text in overrides:
-        match = OVERRIDE.fullmatch(text)
-        if match is None or (match["prefix"] != "~" and match["value"] is None):
-            raise ConfigError(Issue(f"got {text!r}, expected KEY=VALUE", where=COMMAND_LINE))
-        if re.fullmatch(r"hydra([./].*)?", match["key"]):
-            raise ConfigError(Issue("settings of Hydra's own are not read", match["key"], COMMAND_LINE))
-        group = canonical_group(match["key"])
-        prefix, package, value = match["prefix"] or "", match["package"] or "", match["value"] or ""
-        if package and not library.is_group(group):
-            raise ConfigError(Issue(f"{text!r}: no group {group!r}{did_you_mean(group, library.groups())}", where=COMMAND_LINE))
-        if library.is_group(group):
-            line = f"{prefix}{group}{package}{value}"
-        else:
-            line = f"{'~' if prefix == '~' else '++'}{match['key']}{value}"
-        parsed = _parse(line, text)
-        if not (library.is_group(group) or parsed.is_delete()):
-            values.append(parsed)
+        try:
+            line, value = _rewrite_one(text, library)
+        except ConfigError as error:
+            issues += error.issues
+            continue
         lines.append(line)
+        values += [value] if value else []
+    if issues:
+        raise ConfigError(issues)
     return values, lines
+
+
+def _rewrite_one(text: str, library: Library) -> tuple[str, Override | None]:
+    """A value is added or changed (`++`), whether YAML has its key or not; a group is named from the root and selects a file."""
+    match = OVERRIDE.fullmatch(text)
+    if match is None or (match["prefix"] != "~" and match["value"] is None):
+        raise ConfigError(Issue(f"got {text!r}, expected KEY=VALUE", where=COMMAND_LINE))
+    if re.fullmatch(r"hydra([./].*)?", match["key"]):
+        raise ConfigError(Issue("settings of Hydra's own are not read", match["key"], COMMAND_LINE))
+    group, package, value = canonical_group(match["key"]), match["package"] or "", match["value"] or ""
+    if library.is_group(group):
+        line = f"{match['prefix'] or ''}{group}{package}{value}"
+        _parse(line, text)
+        return line, None
+    if package:
+        raise ConfigError(Issue(f"{text!r}: no group {group!r}{did_you_mean(group, library.groups())}", where=COMMAND_LINE))
+    line = f"{'~' if match['prefix'] == '~' else '++'}{match['key']}{value}"
+    parsed = _parse(line, text)
+    return line, None if parsed.is_delete() else parsed
 
 
 def _parse(line: str, text: str) -> Override:

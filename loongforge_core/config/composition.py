@@ -82,3 +82,14 @@ class Composition:
         """Tokens of every item in the language model's sequence; None where items differ in size."""
         size = self.encoder(modality).fixed_item_size
         return None if size is None else math.prod(self.item_grid(modality, size))
+
+    def describe_slot(self, name: str) -> str:
+        """Widths, and tokens where they are known, in a few words."""
+        config, modality = self.slots[name].config, name.rpartition("_")[0]
+        if isinstance(config, EncoderConfig):
+            tokens = self.tokens_per_item(modality)
+            return f"features {config.feature_size} wide, {f'{tokens} tokens' if tokens else 'tokens by size'} per {modality}"
+        if isinstance(config, ProjectorConfig):
+            return f"{config.input_size} -> {config.hidden_size}"
+        assert isinstance(config, BackboneConfig)
+        return f"{config.num_layers} layers, {config.hidden_size} wide, vocabulary {config.vocab_size}"

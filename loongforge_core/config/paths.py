@@ -21,9 +21,9 @@ def locate_run(run: RunSettings, registry: Registry, findings: Findings) -> RunS
     tokenizer = None if run.tokenizer is None else _located(run.tokenizer, "tokenizer", "folder", registry, findings)
     paths = [data.path] if isinstance(data.path, str) else data.path or []
     found = [_located(path, "data.path", _kind(path, data), registry, findings) for path in paths]
-    eval_path = (
-        None if data.eval_path is None else _located(data.eval_path, "data.eval_path", _kind(data.eval_path, data), registry, findings)
-    )
+    eval_path = data.eval_path
+    if eval_path is not None:
+        eval_path = _located(eval_path, "data.eval_path", _kind(eval_path, data), registry, findings)
     path = found[0] if isinstance(data.path, str) else found if data.path is not None else None
     return run.model_copy(update={"tokenizer": tokenizer, "data": data.model_copy(update={"path": path, "eval_path": eval_path})})
 
@@ -68,8 +68,8 @@ def _hint(path: str, kind: str, where: str) -> str:
     if not Path(path).is_absolute() and beside.exists():
         return f" in the working directory {Path.cwd()}; did you mean {str(beside)!r}?"
     folder = Path(path).parent
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    near = did_you_mean(Path(path).name, names)
-    return (
-        f" in {folder.resolve()}{near if 'did you mean' in near else ''}" if folder.is_dir() else f": there is no folder {folder.resolve()}"
-    )
+    if not folder.is_dir():
+        return f": there is no folder {folder.resolve()}"
+    near = did_you_mean(Path(path).name, [entry.name for entry in folder.iterdir()])
+    where = "" if Path(path).is_absolute() else f" in {folder.resolve()}"
+    return f"{where}{near if 'did you mean' in near else ''}"

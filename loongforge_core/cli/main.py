@@ -1,0 +1,137 @@
+"""`loongforge`: arguments, dispatch and exit status. What a command needs is imported when it is called.
+
+Exit status: 0 done, 1 failed while running, 2 the user's input is wrong (one readable message), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from loongforge_core.errors import ConfigError, LoongForgeError
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+KINDS = ("encoder", "projector", "backbone", "recipe", "dataset", "composition")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit status."""
+    try:
+        args = _parse(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as stop:  # argparse has said what is wrong, or shown the help
+        return int(stop.code or 0)
+    debug: bool = args.debug
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        module, _, function = args.command.partition(":")
+        status = getattr(importlib.import_module(module), function)(args)
+        sys.stdout.flush()
+        return int(status or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `loongforge list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except LoongForgeError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(_message(error), file=sys.stderr)
+        return error.exit_status
+
+
+def _message(error: LoongForgeError) -> str:
+    if isinstance(error, ConfigError) and len(error.issues) > 1:
+        return "\n".join([f"{len(error.issues)} errors:", *(f"  {issue}" for issue in error.issues)])
+    return f"error: {error}"
+
+
+# --------------------------------------------------------------------------------------------------------------- arguments
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Overrides may stand anywhere among the options, which argparse alone does not allow."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    options = [text for text in rest if text.startswith("-")]
+    if options or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(options or rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    args.debug = getattr(args, "debug", False)
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    parser = argparse.ArgumentParser(
+        prog="loongforge",
+        description="Snap-together multimodal models on Megatron-Core.",
+        parents=[debug],
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, target: str, description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=description, description=description, parents=[debug], allow_abbrev=False)
+        added.set_defaults(command=f"loongforge_core.cli.{target}")
+        return added
+
+    listing = command("list", "inspect:list_published", "components, compositions and data sets of the installed plugins")
+    listing.add_argument("--kind", choices=KINDS)
+    listing.add_argument("--json", action="store_true", help="a list of objects instead of a table")
+    showing = command("show", "inspect:show", "one component, or one published YAML file with everything it draws on")
+    showing.add_argument("name", metavar="NAME")
+    showing.add_argument("--json", action="store_true")
+    validating = command("validate", "inspect:validate", "every check that needs no model")
+    _add_config(validating)
+    validating.add_argument("--world-size", type=_positive, metavar="N", help="processes that the layout must fit")
+    copying = command("copy-configs", "inspect:copy_configs", "write the plugins' YAML out, to read and edit")
+    copying.add_argument("folder", metavar="DIR")
+    _add_run_commands(command)
+    return parser
+
+
+def _add_run_commands(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """Commands that need torch; `cli/run.py` implements them."""
+    _add_config(command("train", "run:train", "train; the same command again resumes"))
+    evaluating = command("evaluate", "run:evaluate", "exact match on a file of questions")
+    _add_config(evaluating)
+    evaluating.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
+    evaluating.add_argument("--questions", metavar="FILE", help="default: data.eval_path")
+    generating = command("generate", "run:generate", "the answer to a prompt")
+    _add_config(generating)
+    generating.add_argument("--prompt", required=True, metavar="TEXT")
+    generating.add_argument("--item", action="append", default=[], metavar="MODALITY=PATH", help="an image, say; may be given again")
+    generating.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
+    importing = command("import-hf", "run:import_hf", "a Hugging Face folder becomes a checkpoint")
+    _add_config(importing)
+    importing.add_argument("--folder", required=True, metavar="HF")
+    importing.add_argument("--output", required=True, metavar="DIR")
+    exporting = command("export-hf", "run:export_hf", "a checkpoint becomes a Hugging Face folder")
+    _add_config(exporting)
+    exporting.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
+    exporting.add_argument("--output", required=True, metavar="DIR")
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="path of a YAML file, or the name of a published composition")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as train.lr=1e-4 or image_encoder@model.image_encoder=NAME")
+    parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="a folder of YAML to draw on; may be given again")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
