@@ -25,7 +25,7 @@ from typing import Any
 
 from loongforge_core.errors import DataError, did_you_mean
 
-__all__ = ["Conversation", "ConversationFiles", "ItemReference", "Message", "parse_conversation"]
+__all__ = ["Conversation", "ConversationFiles", "ItemReference", "Message", "parse_conversation", "parse_question"]
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +167,20 @@ def parse_conversation(data: Mapping[str, Any], modalities: Sequence[str], *, fo
     )
 
 
+def parse_question(text: str, items: Mapping[str, Sequence[Path]], modalities: Sequence[str]) -> Conversation:
+    """A question asked outside any file: one turn of the user's, to be answered. Its tags stand for `items`, by modality.
+
+    Raises DataError when an item cannot be encoded, or tags and items do not match.
+    """
+    where = "the question"
+    for modality in items:
+        if modality not in modalities:
+            raise DataError(f"{where}: this composition has no {modality} encoder{did_you_mean(modality, modalities)}")
+    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": ""}]
+    columns = {column(modality): [str(path) for path in paths] for modality, paths in items.items()}
+    return parse_conversation({"messages": turns, **columns}, modalities, folder=Path(), where=where).prompt()
+
+
 @dataclass(frozen=True)
 class _Tag:
     """A place for an item whose path is not known yet."""
@@ -224,6 +238,8 @@ def _turns(messages: Any, where: str) -> list[dict[str, Any]]:
             raise DataError(f"{where}: turn {number} is a system prompt; only the first may be one")
     if not any(turn["role"] == "assistant" for turn in messages):
         raise DataError(f"{where}: no message is the assistant's, so there is no answer to learn from")
+    if messages[0]["role"] == "assistant":
+        raise DataError(f"{where}: the first message is the assistant's: there is nothing that it answers")
     if messages[-1]["role"] != "assistant":
         raise DataError(f"{where}: the last message is the {messages[-1]['role']}'s; expected the assistant's answer")
     return messages
