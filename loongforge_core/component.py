@@ -206,7 +206,7 @@ class RecipeConfig(ComponentConfig, ABC):
     accepted_names: ClassVar[tuple[str, ...]] = ()
     """Names of the original design's callables that mean this recipe's own behaviour, such as `loss_func_internvl`."""
     behaves_as_default: ClassVar[bool] = False
-    """Positions and loss are the default recipe's: a free combination that this recipe's published format has room for is exported in it."""
+    """Positions and loss are the default recipe's: a free combination that fits this recipe's published format is exported in it."""
 
     @abstractmethod
     def markup(self, modality: str) -> ItemMarkup:

@@ -98,6 +98,8 @@ class Key(ConfigKey):
     """Theirs -> ours, where they call the same thing by different values."""
     effective: str = field(default="", kw_only=True)
     """The property that holds the value where the field may be left out."""
+    optional: bool = field(default=False, kw_only=True)
+    """Left out of an export where it says nothing but the default."""
     section: str = field(default="", kw_only=True)
     """Where in our configs `ours` and `effective` are."""
 
@@ -123,10 +125,14 @@ class Key(ConfigKey):
             return value
         return next((theirs for theirs, ours in self.values.items() if ours == value), ABSENT)
 
+    def assumed(self, config: Any) -> Any:
+        """Their default, for a model with our other values."""
+        return self.default(lookup(config, self.section)) if callable(self.default) else self.default
+
     def problem(self, given: Given, config: Any) -> str:
         value, expected = self.given(given), self.expected(config)
         if value is ABSENT:
-            value = self.default(lookup(config, self.section)) if callable(self.default) else self.default
+            value = self.assumed(config)
         if value == expected or (value is ABSENT and expected is None):
             return ""
         ours = join_path(self.section, self.ours)
@@ -135,7 +141,7 @@ class Key(ConfigKey):
     def write(self, config: Any) -> Mapping[str, Any]:
         value = self.expected(config)
         assert value is not ABSENT, f"{self.theirs}: {self.ours} has a value that the file cannot express"
-        return {} if value is None else {self.theirs: value}
+        return {} if value is None or (self.optional and value == self.assumed(config)) else {self.theirs: value}
 
     def read(self, given: Given) -> Mapping[str, Any]:
         value = self.given(given)

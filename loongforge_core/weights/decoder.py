@@ -71,7 +71,9 @@ def decoder_keys(defaults: Mapping[str, Any]) -> tuple[ConfigKey, ...]:
         Key("intermediate_size", "ffn_hidden_size", defaults["intermediate_size"]),
         Key("num_attention_heads", "num_attention_heads", defaults["num_attention_heads"]),
         Key("num_key_value_heads", "num_query_groups", lambda config: config.num_attention_heads, effective="groups"),
-        Key("head_dim", "kv_channels", lambda config: config.hidden_size // config.num_attention_heads, effective="head_size"),
+        Key(
+            "head_dim", "kv_channels", lambda config: config.hidden_size // config.num_attention_heads, effective="head_size", optional=True
+        ),
         Key("vocab_size", "vocab_size", defaults["vocab_size"]),
         Key("max_position_embeddings", "max_position_embeddings", defaults["max_position_embeddings"]),
         Key("rms_norm_eps", "layernorm_epsilon", 1e-6),

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loongforge_projectors.mlp.config import MlpConfig
+from loongforge_vit.siglip.config import SiglipConfig
+
 from loongforge_core.component import ComponentConfig
 from loongforge_core.weights.config_keys import Constant, Given, Ignored, Key, Written
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
-from loongforge_projectors.mlp.config import MlpConfig
-from loongforge_vit.siglip.config import SiglipConfig
 
 __all__ = ["table"]
 

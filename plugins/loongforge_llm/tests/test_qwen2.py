@@ -1,0 +1,41 @@
+"""Qwen2: parity with transformers, round trip, what its folders may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers
+from loongforge_llm.qwen2.config import Qwen2Config
+
+from loongforge_core.testing.parity import check_language_model
+from loongforge_core.testing.roundtrip import check_round_trip
+
+OURS = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 4, "num_query_groups": 2, "vocab_size": 99}
+THEIRS = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 99,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}
+
+
+def reference(*, tied: bool) -> transformers.PreTrainedModel:
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**THEIRS, tie_word_embeddings=tied))
+
+
+def config(*, tied: bool) -> Qwen2Config:
+    return Qwen2Config(**OURS, untie_embeddings_and_output_weights=not tied)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parity(tied: bool, tmp_path: Path) -> None:
+    check_language_model(config(tied=tied), reference(tied=tied), tmp_path)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_round_trip(tied: bool, tmp_path: Path) -> None:
+    check_round_trip(config(tied=tied), reference(tied=tied), tmp_path)
