@@ -233,7 +233,7 @@ def _rewrite_one(text: str, library: Library) -> tuple[str, Override | None]:
     if re.fullmatch(r"hydra([./].*)?", match["key"]):
         raise ConfigError(Issue("settings of Hydra's own are not read", match["key"], COMMAND_LINE))
     group, package, value = canonical_group(match["key"]), match["package"] or "", match["value"] or ""
-    if library.is_group(group):
+    if library.is_group(group) and not value.startswith("={"):  # a mapping is a value even where a folder has the key's name
         line = f"{match['prefix'] or ''}{group}{package}{value}"
         _parse(line, text)
         return line, None

@@ -60,8 +60,8 @@ class Document:
 def read_document(path: Path) -> Document:
     """Reads a mapping. Raises ConfigError for what is not YAML, not a mapping of text keys, or has a key twice."""
     text = _read_text(path)
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Document(path, text, {}, {})
@@ -76,8 +76,6 @@ def read_document(path: Path) -> Document:
         raise ConfigError(_yaml_issue(error, path, text)) from error
     except RecursionError as error:
         raise ConfigError(Issue("nested too deeply", where=str(path))) from error
-    finally:
-        loader.dispose()
 
 
 def _read_text(path: Path) -> str:

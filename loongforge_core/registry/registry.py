@@ -117,7 +117,7 @@ class Registry:
             _refuse_duplicates(f"{kind} {name!r}", [published.origin for published in found])
             return found[0].spec
         if others := sorted({published.spec.kind for published in self._components if published.spec.name == name}):
-            raise PluginError(f"{name!r} is a {' and a '.join(others)}, not {_a(kind)}{did_you_mean(name, self._names(kind))}")
+            raise PluginError(f"{name!r} is {' and '.join(map(_a, others))}, not {_a(kind)}{did_you_mean(name, self._names(kind))}")
         raise self._missing(kind, name, self._names(kind))
 
     def dataset(self, name: str) -> DatasetSpec:
