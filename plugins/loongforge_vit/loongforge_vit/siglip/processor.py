@@ -55,7 +55,7 @@ class SiglipProcessor(Processor[SiglipConfig]):
     def __call__(self, path: Path, augmentation: Augmentation | None = None) -> ProcessedItem:
         pixels = self._pixels(path)
         if augmentation is not None:
-            pixels = distort(pixels, augmentation)
+            pixels = distort(pixels, *_draw(augmentation))
         return ProcessedItem({"pixel_values": pixels}, (self.config.image_size, self.config.image_size))
 
     def published(self) -> Mapping[str, Any]:
@@ -93,22 +93,27 @@ class SiglipProcessor(Processor[SiglipConfig]):
         return pixels
 
 
-def distort(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarray:
-    """Square images `[1, C, H, W]`, moved and stretched.
+def distort(pixels: np.ndarray, scale_2: np.ndarray, shift_2: np.ndarray) -> np.ndarray:
+    """Square images `[1, C, H, W]` stretched about their centre, then moved by a share of their side; rows first, columns second.
 
-    Along each axis, output pixel i shows the input at `(i - centre) / scale + centre - shift`: one sparse matrix a side.
+    Along each axis, pixel i shows the input at `(i - centre) / scale + centre - shift`: one sparse matrix for each.
     Being linear, this may come after normalisation.
     """
+    side = pixels.shape[-1]
+    centre, places = (side - 1) / 2, np.arange(side, dtype=np.float32)
+    source = (places - centre) / scale_2[:, None] + centre - shift_2[:, None] * side
+    source = source.clip(0, side - 1)  # the border's pixels, repeated outwards
+    rows, columns = np.maximum(0, 1 - np.abs(source[:, :, None] - places))  # [side, side] each: weights of the input's pixels
+    return rows @ pixels @ columns.T
+
+
+def _draw(augmentation: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and shifts for rows and columns."""
     settings = augmentation.settings
     assert isinstance(settings, SiglipAugmentation)
     strength = min(1.0, augmentation.progress / settings.ramp) if settings.ramp else 1.0
-    side = pixels.shape[-1]
-    draws = augmentation.random.uniform(-strength, strength, size=(2, 2, 1)).astype(np.float32)
-    scale, shift = 1 + draws[0] * settings.stretch, draws[1] * settings.translate * side
-    centre, places = (side - 1) / 2, np.arange(side, dtype=np.float32)
-    source = np.clip((places - centre) / scale + centre - shift, 0, side - 1)  # [2, side], rows then columns
-    rows, columns = np.maximum(0, 1 - np.abs(source[:, :, None] - places))  # [side, side] each: weights of the input pixels
-    return rows @ pixels @ columns.T
+    draws = augmentation.random.uniform(-strength, strength, size=(2, 2)).astype(np.float32)
+    return 1 + draws[0] * settings.stretch, draws[1] * settings.translate
 
 
 def _open(path: Path) -> Image.Image:
