@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -87,6 +88,9 @@ class TrainingData:
             for step in steps:
                 yield self.batches(step, rank=rank, size=size)
             return
+        # Forking a process that has threads (gloo, OpenMP) may hang; a server that forks before there are any does not.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         loader: DataLoader[Any] = DataLoader(
             _Steps(self, rank, size),
             batch_size=None,
@@ -94,8 +98,7 @@ class TrainingData:
             num_workers=self.run.data.num_workers,
             prefetch_factor=PREFETCHED_STEPS,
             collate_fn=_as_is,
-            # Forking a process that has threads (gloo, OpenMP) may hang; a server that forks before there are any does not.
-            multiprocessing_context="forkserver",
+            multiprocessing_context=context,
             # Its own generator: the loader draws a seed for its workers, and the run's random numbers must not notice.
             generator=torch.Generator(),
         )
