@@ -1,0 +1,1 @@
+"""Speed, as ratios within one run: `make bench`. These numbers are for reading; no test asserts a second."""

@@ -1,0 +1,45 @@
+"""Times two ways of doing one thing in turn, so that a machine that slows down slows both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Pairs", "time_in_turn"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Seconds of both, run by run."""
+
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @property
+    def ratio_of_medians(self) -> float:
+        return statistics.median(self.ours) / statistics.median(self.theirs)
+
+    @property
+    def ratio_of_minima(self) -> float:
+        return min(self.ours) / min(self.theirs)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ratio_of_medians:5.2f} (minima {self.ratio_of_minima:4.2f})   "
+            f"{1e3 * statistics.median(self.ours):8.1f} ms : {1e3 * statistics.median(self.theirs):8.1f} ms"
+        )
+
+
+def time_in_turn(ours: Callable[[], object], theirs: Callable[[], object], *, runs: int, warm_up: int = 3) -> Pairs:
+    for _ in range(warm_up):
+        ours()
+        theirs()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(runs):
+        for which, work in enumerate((ours, theirs)):
+            start = time.perf_counter()
+            work()
+            seconds[which].append(time.perf_counter() - start)
+    return Pairs(tuple(seconds[0]), tuple(seconds[1]))
