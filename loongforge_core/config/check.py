@@ -233,7 +233,11 @@ def _check_length(composition: Composition, findings: Findings) -> None:
     """Whether one item fits into a sample, where every item gives the same number of tokens."""
     length = composition.run.train.seq_length
     for modality in composition.modalities if composition.foundation else ():
-        if (tokens := composition.tokens_per_item(modality)) is not None and tokens > length:
+        try:
+            tokens = composition.tokens_per_item(modality)
+        except ValueError:  # noted already, where the projector is
+            continue
+        if tokens is not None and tokens > length:
             findings.add("train.seq_length", f"one {modality} gives {tokens} tokens, and a sample has at most {length}")
 
 

@@ -28,6 +28,10 @@ class Provenance:
 
     def add_override(self, key: str, value: Any) -> None:
         """A value given on the command line."""
+        above = key
+        while above := above.rpartition(".")[0]:
+            if not any(written.startswith(f"{above}.") for written in self._writers):
+                self._writers[above] = COMMAND_LINE  # it was no mapping until now
         self._writers[key] = COMMAND_LINE
         for nested in _dotted(value, f"{key}."):
             self._writers[nested] = COMMAND_LINE

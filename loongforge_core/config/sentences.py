@@ -71,19 +71,25 @@ def _messages(error: ValidationError, model: type[BaseModel], data: Any, also_va
         location = tuple(str(part) for part in detail["loc"])
         missing = detail["type"] in ("missing", "extra_forbidden")
         grouped.setdefault(location if missing else _inside(location, data), []).append(detail)
-    return {location: _sentence(details, location, model, also_valid) for location, details in grouped.items()}
+    return {
+        location: _sentence(details, location, model, also_valid)
+        for location, details in grouped.items()
+        if not any(other[: len(location)] == location and other != location for other in grouped)  # the form that got furthest
+    }
 
 
 def _inside(location: tuple[str, ...], data: Any) -> tuple[str, ...]:
-    """The part of a location that leads into the data; pydantic appends the branch of a union."""
-    for depth, part in enumerate(location):
+    """The parts of a location that lead into the data; pydantic adds the branches of unions."""
+    inside: list[str] = []
+    for part in location:
         if isinstance(data, Mapping) and part in data:
             data = data[part]
         elif isinstance(data, Sequence) and not isinstance(data, str) and part.isdigit() and int(part) < len(data):
             data = data[int(part)]
         else:
-            return location[:depth]
-    return location
+            continue
+        inside.append(part)
+    return tuple(inside)
 
 
 def _sentence(details: list[Any], location: tuple[str, ...], model: type[BaseModel], also_valid: Iterable[str]) -> str:

@@ -124,8 +124,9 @@ def _projector_config(draft: _Draft, sections: Mapping[str, Any], slots: Mapping
         elif name in sections:
             widths[field], unknown = STAND_IN, True
         elif field not in draft.written:
-            findings.add(draft.key, f"`{field}` is not written, and without model.{name} it cannot be inferred")
             widths[field], unknown = STAND_IN, True
+            if name == FOUNDATION:  # a missing encoder is an error of its own
+                findings.add(draft.key, f"`{field}` is not written, and without model.{name} it cannot be inferred")
     if not unknown:
         return validated(draft.config_class, {**widths, **draft.written}, draft.key, findings, also_valid=SLOT_KEYS)
     trial = Findings(findings.provenance)

@@ -74,7 +74,7 @@ def test_a_broken_plugin_disturbs_nobody(install, case: str) -> None:
     (broken,) = [plugin for plugin in registry.broken if plugin.distribution == "broken_plugin"]
     assert broken.version == "1.2"
     assert reason in broken.reason
-    with pytest.raises(PluginError, match="broken_plugin 1.2 is broken") as caught:
+    with pytest.raises(PluginError, match=r"broken_plugin 1\.2 is broken") as caught:
         registry.component("encoder", "lost_eye")
     assert caught.value.__cause__ is broken.exception
 

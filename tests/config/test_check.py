@@ -1,0 +1,365 @@
+"""A tree of plain data becomes a composition, or every error in it is said at once, with what was given, expected and nearest."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_plugin.config import BrainConfig, BridgeConfig, EarConfig
+
+from loongforge_core.component import ComponentSpec
+from loongforge_core.config.check import composition_from, load_composition
+from loongforge_core.config.composition import Composition
+from loongforge_core.errors import ConfigError
+from loongforge_core.registry.registry import Registry
+
+TREE: dict[str, Any] = {
+    "model": {
+        "image_encoder": {"type": "eye"},
+        "image_projector": {"type": "bridge"},
+        "foundation": {"type": "brain", "num_layers": 2, "hidden_size": 16},
+    }
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """TREE with values put at dotted keys (written with `__`); None takes a key out."""
+    tree = copy.deepcopy(TREE)
+    for key, value in changes.items():
+        *above, last = key.split("__")
+        here = tree
+        for part in above:
+            here = here.setdefault(part, {})
+        if value is None:
+            del here[last]
+        else:
+            here[last] = value
+    return tree
+
+
+def issues(registry: Registry, tree: dict[str, Any], world_size: int | None = 1) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        composition_from(tree, registry, world_size=world_size)
+    found = {issue.key: issue.message for issue in caught.value.issues}
+    assert len(found) == len(caught.value.issues), "two messages about one key"
+    return found
+
+
+def issue(registry: Registry, world_size: int | None = 1, **changes: Any) -> tuple[str, str]:
+    ((key, message),) = issues(registry, changed(**changes), world_size).items()
+    return key, message
+
+
+# ------------------------------------------------------------------------------------------------------------- what is right
+
+
+def test_widths_are_inferred_from_the_neighbours(registry: Registry) -> None:
+    composition = composition_from(TREE, registry)
+    assert list(composition.slots) == ["image_encoder", "image_projector", "foundation"]
+    assert composition.projector("image") == BridgeConfig(input_size=8, hidden_size=16)
+    assert composition.foundation == BrainConfig(num_layers=2, hidden_size=16)
+    assert composition.tokens_per_item("image") == 4
+    assert composition.recipe.name == "default"
+    assert composition.run.parallel.encoders["image_encoder"].layout == "replicate"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"foundation": {"type": "brain", "num_layers": 2, "hidden_size": 16}},
+        {"image_encoder": {"type": "eye"}},
+        {"image_encoder": {"type": "eye"}, "image_projector": {"type": "bridge", "hidden_size": 5}},
+        {"image_encoder": {"type": "eye", "width": 16}, "foundation": {"type": "brain", "num_layers": 2, "hidden_size": 16}},
+    ],
+    ids=["language model", "features", "projected features", "encoder as wide as the language model"],
+)
+def test_parts_of_a_model_are_compositions(registry: Registry, model: dict[str, Any]) -> None:
+    assert set(composition_from({"model": model}, registry).slots) == set(model)
+
+
+def test_one_encoder_may_serve_several_modalities(registry: Registry) -> None:
+    tree = changed(model__video_encoder={"type": "eye", "width": 4}, model__video_projector={"type": "bridge"})
+    assert composition_from(tree, registry).modalities == ("image", "video")
+
+
+def test_a_slots_own_keys_are_no_part_of_its_config(registry: Registry, tmp_path: Path) -> None:
+    own = {"pretrained": str(tmp_path), "freeze": ["a*"], "lr": 1e-3, "weight_decay": 0.0, "backend": "torch"}
+    slot = composition_from(changed(model__image_encoder={"type": "eye", **own}), registry).slots["image_encoder"]
+    assert slot.settings.model_dump() == {"type": "eye", **own}
+
+
+def test_a_recipe_takes_the_other_keys_of_model(registry: Registry) -> None:
+    composition = composition_from(changed(model__model_type="story", model__ending="sad"), registry)
+    assert composition.recipe_config.model_dump() == {"ending": "sad"}
+
+
+def test_the_resolved_tree_loads_again_to_an_equal_composition(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").touch()
+    tree = changed(
+        model__model_type="story",
+        model__image_encoder={"type": "eye", "image_size": [8, 4], "freeze": True},
+        model__foundation__rope={"base": 5.0},
+        parallel__image_encoder={"layout": "replicate"},
+        data={"path": [str(tmp_path / "train.jsonl")], "augment": {"image": {"radius": 1}}},
+        train={"lr": 1},
+        tokenizer=str(tmp_path),
+    )
+    composition = composition_from(tree, registry, name="again")
+    again = composition_from(composition.resolved, registry, name="again")
+    assert again == composition
+    assert composition.resolved["model"]["image_projector"]["input_size"] == 8
+    assert composition.run.data.augment == {"image": {"radius": 1.0, "share": 1.0}}
+    written = tmp_path / "again.yaml"
+    import yaml
+
+    written.write_text(yaml.safe_dump(dict(composition.resolved)))
+    assert load_composition(str(written), registry=registry) == composition
+
+
+def test_data_that_a_plugin_will_write_need_not_be_there(registry: Registry) -> None:
+    data = {"prepare": "pictures", "path": "nowhere/train.jsonl", "eval_path": "nowhere/test.jsonl"}
+    assert composition_from(changed(data=data), registry).run.data.path == "nowhere/train.jsonl"
+    assert set(issues(registry, changed(data={**data, "eval_path": "elsewhere/test.jsonl"}))) == {"data.eval_path"}
+
+
+# ------------------------------------------------------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "message"),
+    [
+        # unknown keys
+        ({"model__foundation__num_layer": 3}, "model.foundation.num_layer", "unknown key; did you mean 'num_layers'?"),
+        ({"model__foundation__freze": True}, "model.foundation.freze", "unknown key; did you mean 'freeze'?"),
+        ({"model__foundation__rope": {"bass": 1.0}}, "model.foundation.rope.bass", "unknown key; did you mean 'base'?"),
+        ({"model__model_typ": "story"}, "model.model_typ", "unknown key; did you mean 'model_type'?"),
+        ({"train__lerning": 1}, "train.lerning", "unknown key; valid: adam_beta1"),
+        ({"seq_length": 5}, "seq_length", "unknown key; did you mean 'train.seq_length'?"),
+        ({"lr": 5}, "lr", "unknown key; did you mean 'train.lr'?"),
+        ({"modle": {}}, "modle", "unknown key; did you mean 'model'?"),
+        # wrong types and values
+        ({"model__foundation__num_layers": "2"}, "model.foundation.num_layers", "got '2' (text), expected a whole number"),
+        ({"model__foundation__num_layers": 2.5}, "model.foundation.num_layers", "got 2.5, expected a whole number"),
+        ({"model__foundation__num_layers": True}, "model.foundation.num_layers", "got True, expected a whole number"),
+        ({"model__foundation__num_layers": 0}, "model.foundation.num_layers", "got 0, expected greater than 0"),
+        ({"model__image_encoder__image_size": [4]}, "model.image_encoder.image_size.1", "not given"),
+        ({"model__image_encoder__freeze": 3}, "model.image_encoder.freeze", "got 3, expected true or false or a list"),
+        ({"model__image_encoder__freeze": ["a", 3]}, "model.image_encoder.freeze.1", "got 3, expected text"),
+        ({"model__image_projector__activation": "gleu"}, "model.image_projector.activation", "did you mean 'gelu'?"),
+        ({"train__lr": "1e-4x"}, "train.lr", "got '1e-4x' (text), expected a number"),
+        ({"train__lr": float("nan")}, "train.lr", "expected a finite number"),
+        ({"train": 3}, "train", "got 3, expected a mapping"),
+        ({"model": 3}, "model", "got 3: expected a mapping of slots"),
+        ({"model": {}}, "model", "no slot is filled"),
+        ({"model__foundation__num_layers": None}, "model.foundation.num_layers", "not given, and it has no default"),
+        # components
+        ({"model__image_encoder__type": "eey"}, "model.image_encoder.type", "no encoder 'eey' is installed; did you mean 'eye'?"),
+        ({"model__image_encoder__type": "bridge"}, "model.image_encoder.type", "'bridge' is a projector, not an encoder"),
+        ({"model__image_encoder__type": "ear"}, "model.image_encoder.type", "encoder 'ear' takes audio, not image"),
+        ({"model__image_encoder__type": 3}, "model.image_encoder.type", "got 3, expected text"),
+        ({"model__image_encoder__type": None}, "model.image_encoder", "has no `type`, the name of an installed encoder: ear, eye"),
+        ({"model__image_encoder": 3}, "model.image_encoder", "got 3, expected a mapping with `type`"),
+        ({"model__model_type": "stroy"}, "model.model_type", "no recipe 'stroy' is installed; did you mean 'story'?"),
+        ({"model__image_encodr": {"type": "eye"}}, "model.image_encodr", "did you mean 'image_encoder'?"),
+        ({"model__image_encoder": None}, "model.image_projector", "there is no image_encoder for it"),
+        # widths
+        (
+            {"model__image_projector__input_size": 7},
+            "model.image_projector.input_size",
+            "widths do not fit: 7 is written, but image_encoder (eye) emits features 8 wide, and 7 != 8; write 8",
+        ),
+        (
+            {"model__image_projector__hidden_size": 7},
+            "model.image_projector.hidden_size",
+            "widths do not fit: 7 is written, but foundation (brain) takes embeddings 16 wide, and 7 != 16",
+        ),
+        (
+            {"model__image_projector": None},
+            "model.image_encoder",
+            "eye emits features 8 wide, but foundation (brain) takes embeddings 16 wide, and 8 != 16; fill image_projector with a",
+        ),
+        ({"model__foundation": None}, "model.image_projector", "`hidden_size` is not written"),
+        # tokens and levels
+        (
+            {"model__image_projector__type": "fold", "model__image_encoder__image_size": [6, 4]},
+            "model.image_projector",
+            "image_encoder (eye) gives features that lie 3 x 2: 3 rows cannot be folded in two",
+        ),
+        ({"train__seq_length": 3}, "train.seq_length", "one image gives 4 tokens, and a sample has at most 3"),
+        # the recipe
+        (
+            {"model__model_type": "story", "model__video_encoder": {"type": "eye", "width": 16}},
+            "model.video_encoder",
+            "recipe 'story' does not say how an item of modality 'video' is written",
+        ),
+        # layout and batch
+        ({"parallel__image_encodr": {}}, "parallel.image_encodr", "did you mean 'image_encoder'?"),
+        ({"parallel__audio_encoder": {}}, "parallel.audio_encoder", "model has no encoder slot of this name"),
+        ({"parallel__encoders": {}}, "parallel.encoders", "model has no encoder slot of this name"),
+        ({"parallel__image_encoder": 3}, "parallel.image_encoder", "expected a mapping"),
+        ({"parallel__image_encoder": {"layut": 3}}, "parallel.image_encoder.layut", "unknown key; did you mean 'layout'?"),
+        ({"train__micro_batch_size": 3}, "train.global_batch_size", "8 is no multiple of micro_batch_size 3 = 3; nearest valid: 9"),
+        # data
+        ({"data__augment": {"image": {"radios": 1}}}, "data.augment.image.radios", "unknown key; did you mean 'radius'?"),
+        ({"data__augment": {"image": {"radius": -1}}}, "data.augment.image.radius", "got -1, expected greater than or equal to 0"),
+        ({"data__augment": {"imag": {}}}, "data.augment.imag", "model has no imag_encoder; did you mean 'image'?"),
+        ({"data__prepare": "pictures"}, "data.prepare", "which is not given"),
+        ({"data": {"prepare": "picture", "path": "x"}}, "data.prepare", "did you mean 'pictures'?"),
+    ],
+)
+def test_one_wrong_thing_is_one_readable_message(registry: Registry, changes: dict[str, Any], key: str, message: str) -> None:
+    found, said = issue(registry, **changes)
+    assert found == key
+    assert message in said
+    assert "pydantic" not in said
+
+
+def test_levels_need_a_projector_and_a_backbone_that_take_them(registry: Registry) -> None:
+    hearing = {
+        "audio_encoder": {"type": "ear"},
+        "audio_projector": {"type": "bridge"},
+        "foundation": {"type": "brain", "num_layers": 2, "hidden_size": 16},
+    }
+    composition = composition_from({"model": hearing}, registry)
+    assert isinstance(composition.encoder("audio"), EarConfig)
+    assert composition.tokens_per_item("audio") is None
+    folded = {**hearing, "audio_projector": {"type": "fold"}, "foundation": {"type": "deaf_brain"}}
+    assert set(issues(registry, {"model": folded})) == {"model.audio_projector.type", "model.foundation.type"}
+    shallow = {**hearing, "audio_encoder": {"type": "ear", "levels": 3}}
+    assert issues(registry, {"model": shallow}) == {
+        "model.foundation.num_layers": "audio_encoder (ear) emits 3 levels, one after each of the first 3 layers, but there are 2"
+    }
+
+
+def test_distorting_with_a_processor_that_distorts_nothing_is_refused(registry: Registry) -> None:
+    tree = {"model": {"audio_encoder": {"type": "ear"}}, "data": {"augment": {"audio": {}}}}
+    assert "distorts nothing" in issues(registry, tree)["data.augment.audio"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "world_size", "key", "message"),
+    [
+        ({"tensor": 2}, 1, "tensor", "tensor_model_parallel_size 2 = 2 processes, and the world size 1 is no multiple of 2"),
+        ({"tensor": 2, "pipeline": 2}, 6, "tensor", "= 4 processes, and the world size 6 is no multiple of 4; nearest valid"),
+        ({"tensor": 3}, None, "tensor", "num_attention_heads 4 of the foundation does not divide by 3: 4 = 1 x 3 + 1; nearest valid: 2"),
+        ({"pipeline": 4}, None, "pipeline", "num_layers 2 of the foundation does not divide by 4: 2 = 0 x 4 + 2; nearest valid: 2"),
+        ({"expert": 2}, 3, "expert", "expert_model_parallel_size 2 = 2 processes, and the world size 3"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_with_its_arithmetic(
+    registry: Registry, sizes: dict[str, int], world_size: int | None, key: str, message: str
+) -> None:
+    layout = {f"{name}_model_parallel_size": size for name, size in sizes.items()}
+    found, said = issue(registry, world_size, parallel=layout, train__global_batch_size=12)
+    assert found == f"parallel.{key}_model_parallel_size"
+    assert message in said
+
+
+def test_a_layout_that_fits_is_accepted(registry: Registry) -> None:
+    tree = changed(parallel={"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2})
+    for world_size in (4, 8, None):
+        composition_from(tree, registry, world_size=world_size)
+    assert "micro_batch_size 1 x 3 data-parallel replicas" in issues(registry, tree, 12)["train.global_batch_size"]
+
+
+def test_missing_files_are_named_with_the_nearest(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "words").mkdir()
+    tree = changed(
+        tokenizer="word",
+        data={"path": ["train.jsonl", "trian.jsonl"], "eval_path": "words"},
+        model__foundation__pretrained="no/such/folder",
+    )
+    found = issues(registry, tree)
+    assert found["tokenizer"] == f"missing folder 'word' in {tmp_path}; did you mean 'words'?"
+    assert found["data.path"] == f"missing file 'trian.jsonl' in {tmp_path}; did you mean 'train.jsonl'?"
+    assert found["data.eval_path"] == "missing file 'words': it is there, but it is no file"
+    assert found["model.foundation.pretrained"] == f"missing folder 'no/such/folder': there is no folder {tmp_path / 'no/such'}"
+
+
+def test_a_path_meant_from_the_files_folder_is_recognised(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there" / "words").mkdir()
+    config = tmp_path / "there" / "my.yaml"
+    config.write_text("model: {image_encoder: {type: eye}}\ntokenizer: words\n")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ConfigError, match=f"{config}:2: tokenizer: missing folder 'words' .*did you mean '{tmp_path / 'there' / 'words'}'"):
+        load_composition(str(config), registry=registry)
+
+
+def test_package_urls_name_installed_plugins_only(registry: Registry) -> None:
+    assert "no installed plugin's package" in issue(registry, tokenizer="pkg://json/words")[1]
+
+
+def test_everything_wrong_is_said_at_once(registry: Registry) -> None:
+    tree = changed(
+        model__image_encoder={"type": "eye", "width": "8", "hight": 3},
+        model__image_projector={"type": "bridge", "activation": 3, "input_size": 7},
+        model__foundation__num_layers=0,
+        model__model_type="stroy",
+        train={"lr": "x", "steps": -1},
+        tokenizer="nowhere",
+        data={"prepare": "picture", "path": "x", "augment": {"imag": {}}},
+        parallel={"sequence_parallel": "yes", "imag_encoder": {}},
+        trian={},
+    )
+    assert set(issues(registry, tree)) == {
+        "model.image_encoder.width",
+        "model.image_encoder.hight",
+        "model.image_projector.activation",
+        "model.foundation.num_layers",
+        "model.model_type",
+        "train.lr",
+        "train.steps",
+        "tokenizer",
+        "data.prepare",
+        "data.augment.imag",
+        "parallel.sequence_parallel",
+        "parallel.imag_encoder",
+        "trian",
+    }
+
+
+def test_the_place_of_every_error_is_its_last_writer(registry: Registry, tmp_path: Path) -> None:
+    config = tmp_path / "my.yaml"
+    config.write_text(
+        "defaults: [family1.5/complete_v1.5]\nmodel:\n  foundation:\n    num_layer: 3\n  image_projector:\n    hidden_size: 5\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_composition(str(config), ["train.stepz=3", "model.image_encoder.width.deeper=1"], registry=registry)
+    places = {found.key: found.where for found in caught.value.issues}
+    assert places == {
+        "model.foundation.num_layer": f"{config}:4",
+        "model.image_encoder.width": "command line",
+        "train.stepz": "command line",
+    }
+
+
+def test_widths_name_both_places(registry: Registry, tmp_path: Path) -> None:
+    config = tmp_path / "my.yaml"
+    config.write_text("defaults: [family1.5/complete_v1.5]\nmodel:\n  image_projector:\n    hidden_size: 5\n")
+    with pytest.raises(ConfigError) as caught:
+        load_composition(str(config), registry=registry)
+    said = str(caught.value)
+    assert said.startswith(f"{config}:4: model.image_projector.hidden_size: widths do not fit: 5 is written")
+    assert "brain2.5/brain_tiny.yaml:3" in said
+
+
+def test_a_selected_component_that_is_broken_is_the_cause(registry: Registry) -> None:
+    registry.register(ComponentSpec(kind="encoder", name="glass_eye", summary="", modalities=("image",), config="no_such_package.x:Y"))
+    with pytest.raises(ConfigError, match="could not be imported: ModuleNotFoundError") as caught:
+        composition_from(changed(model__image_encoder__type="glass_eye"), registry)
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+def test_the_composition_of_a_name_and_of_a_file_are_named(registry: Registry, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("defaults: [family1.5/complete_v1.5]\n")
+    named: Composition = load_composition("family1.5/complete_v1.5", registry=registry)
+    own: Composition = load_composition(str(config), registry=registry)
+    assert (named.name, own.name) == ("family1.5/complete_v1.5", "mine")
+    assert named.resolved == own.resolved
