@@ -57,6 +57,10 @@ class SiglipConfig(EncoderConfig):
     def feature_size(self) -> int:
         return self.hidden_size
 
+    @property
+    def fixed_item_size(self) -> Shape:
+        return (self.image_size, self.image_size)
+
     def token_grid(self, size: Shape) -> Shape:
         """`size` is (height, width) in pixels, always the image size."""
         side = self.image_size // self.patch_size
