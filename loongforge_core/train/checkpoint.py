@@ -1,0 +1,187 @@
+"""Checkpoints: model, optimizer and scheduler by Megatron's dist_checkpointing, complete or invisible (I4).
+
+    <output_dir>/checkpoints/step_00000800/    loongforge.json      what it is of: see record.py
+                                               everything else      Megatron's and torch's
+
+A checkpoint is written into a hidden folder, brought to disk, and renamed. Its tensors are stored by their global names, whatever the layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import queue
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron.core import __version__ as megatron_version
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.validation import StrictHandling
+from torch import distributed
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.errors import CheckpointError
+from loongforge_core.model.combination import OmniCombinationModel
+from loongforge_core.train.record import RECORD_FILE, Record, read_record, require_model
+from loongforge_core.train.refuse_code import COMMON_FILE, refuse_code
+from loongforge_core.train.step import Trainer
+
+__all__ = ["checkpoints", "find_checkpoint", "load_checkpoint", "load_model", "newest_checkpoint", "remove_unfinished", "save_checkpoint"]
+
+FOLDER = "checkpoints"
+PREFIX = "step_"
+UNFINISHED = ".writing_"
+
+
+def checkpoints(output_dir: Path) -> dict[int, Path]:
+    """The complete checkpoints of a run by the steps done, oldest first."""
+    found = {}
+    for folder in (output_dir / FOLDER).glob(f"{PREFIX}*"):
+        number = folder.name.removeprefix(PREFIX)
+        if number.isdecimal() and folder.is_dir():
+            found[int(number)] = folder
+    return dict(sorted(found.items()))
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    return next(reversed(checkpoints(output_dir).values()), None)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` means: itself, or the newest of a run's folder. Raises CheckpointError where there is none."""
+    if (path / RECORD_FILE).is_file():
+        return path
+    if found := newest_checkpoint(path.parent if path.name == FOLDER else path):
+        return found
+    raise CheckpointError(
+        f"{path} holds no checkpoint: expected a folder {PREFIX}00000100 or the like, or a run's folder with {FOLDER}/ in it"
+    )
+
+
+def remove_unfinished(output_dir: Path) -> None:
+    """What a run left that was stopped while it was writing."""
+    for folder in (output_dir / FOLDER).glob(f"{UNFINISHED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---- saving
+
+
+def save_checkpoint(output_dir: Path, trainer: Trainer, record: Record) -> Path:
+    """The checkpoint's folder. All ranks call it, and none returns before it is complete."""
+    folder = output_dir / FOLDER / f"{PREFIX}{record.step:08d}"
+    # A name of its own: writers of a run that was killed may live a moment longer than it, and must not meet those of the next.
+    chosen = [uuid.uuid4().hex]
+    distributed.broadcast_object_list(chosen)
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}_{chosen[0]}")
+    first = distributed.get_rank() == 0
+    if first:
+        unfinished.mkdir(parents=True)
+    distributed.barrier()
+    with results_in_this_process():
+        dist_checkpointing.save(sharded_state(trainer, is_loading=False), str(unfinished))
+    if first:
+        (unfinished / RECORD_FILE).write_text(record.to_json())
+        for path in unfinished.rglob("*"):
+            write_through(path)
+        write_through(unfinished)
+        unfinished.rename(folder)
+        write_through(folder.parent)
+    distributed.barrier()
+    return folder
+
+
+@contextlib.contextmanager
+def results_in_this_process() -> Iterator[None]:
+    """Megatron hands the results of writing over in a server process, also where it writes synchronously. It takes seconds to start, needs
+    an importable `__main__`, and outlives a run that is killed; a queue does where nobody else is asked."""
+    before = filesystem_async._results_queue
+    filesystem_async._results_queue = queue.Queue()
+    try:
+        yield
+    finally:
+        filesystem_async._results_queue = before
+
+
+def write_through(path: Path) -> None:
+    """Returns when the file, or the folder's list of names, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sharded_state(trainer: Trainer, *, is_loading: bool) -> dict[str, Any]:
+    model = sharded_model(trainer.models)
+    return {
+        "model": model,
+        "optimizer": trainer.optimizer.sharded_state_dict(model, is_loading=is_loading),
+        "scheduler": trainer.scheduler.state_dict(),
+    }
+
+
+def sharded_model(models: Sequence[OmniCombinationModel]) -> dict[str, Any]:
+    """By virtual stage, because names within two stages are the same; on disk they are global."""
+    return {str(index): model.sharded_state_dict() for index, model in enumerate(models)}
+
+
+# ---- loading
+
+
+def load_checkpoint(folder: Path, trainer: Trainer) -> Record:
+    """Brings the trainer to where it was when `folder` was saved. Raises CheckpointError where it is of another model or damaged."""
+    record = read_record(folder)
+    require_model(record, trainer.composition, folder)
+    state = load(folder, sharded_state(trainer, is_loading=True), StrictHandling.RAISE_ALL)
+    fill(trainer.models, state["model"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.scheduler.load_state_dict(state["scheduler"])
+    return record
+
+
+def load_model(folder: Path, models: Sequence[OmniCombinationModel], composition: Composition) -> Record:
+    """Fills models with a checkpoint's weights, and leaves the rest of it alone. Raises CheckpointError as `load_checkpoint` does."""
+    record = read_record(folder)
+    require_model(record, composition, folder)
+    fill(models, load(folder, {"model": sharded_model(models)}, StrictHandling.RAISE_UNEXPECTED)["model"])
+    return record
+
+
+def load(folder: Path, state: dict[str, Any], strict: StrictHandling) -> dict[str, Any]:
+    if not (folder / COMMON_FILE).exists() and not reads_common_state_of_0_19():
+        raise CheckpointError(
+            f"{folder} was written by Megatron-Core {read_record(folder).megatron_core}, and {megatron_version}, which is installed, cannot read "
+            "what is no tensor in it; install megatron-core>=0.19 (Python 3.12 or later)"
+        )
+    refuse_code(folder)
+    with readable(folder):
+        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=strict)
+    return loaded
+
+
+def reads_common_state_of_0_19() -> bool:
+    """0.19 did away with separate strategies for common state, and keeps it among the tensors."""
+    return importlib.util.find_spec("megatron.core.dist_checkpointing.strategies.base") is None
+
+
+@contextlib.contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointingException, OSError, RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def fill(models: Sequence[OmniCombinationModel], state: dict[str, Any]) -> None:
+    for index, model in enumerate(models):
+        for slot, component in model.components().items():
+            prefix = f"{slot}."
+            tensors = {name.removeprefix(prefix): value for name, value in state[str(index)].items() if name.startswith(prefix)}
+            component.load_state_dict(tensors)

@@ -1,0 +1,171 @@
+"""A run from beginning to end, or from its newest checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+from torch import distributed
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.data.training_data import TrainingData
+from loongforge_core.errors import CheckpointError
+from loongforge_core.model.combination import OmniCombinationModel
+from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.registry.registry import Registry
+from loongforge_core.train.checkpoint import load_checkpoint, newest_checkpoint, remove_unfinished, save_checkpoint
+from loongforge_core.train.metrics import Metrics
+from loongforge_core.train.progress import Progress
+from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_numbers
+from loongforge_core.train.step import StepResult, Trainer, build_trainer
+from loongforge_core.train.summary import trainable_table
+from loongforge_core.weights.import_hf import import_hf
+
+__all__ = ["CONFIG_FILE", "PLUGINS_FILE", "TrainResult", "train"]
+
+CONFIG_FILE = "config.yaml"
+PLUGINS_FILE = "plugins.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A run that has reached its last step."""
+
+    models: Sequence[OmniCombinationModel]
+    """The trained model; one part per virtual pipeline stage."""
+    checkpoint: Path
+    step: int
+    last: StepResult | None
+    """None where the run was finished already."""
+
+
+@dataclass
+class Run:
+    """What the loop needs at every step."""
+
+    composition: Composition
+    trainer: Trainer
+    data: TrainingData
+    record: Record
+    output_dir: Path
+    progress: Progress
+
+
+def train(composition: Composition, registry: Registry, *, progress: Progress | None = None) -> TrainResult:
+    """Trains until `train.steps`, and goes on from the newest checkpoint in `output_dir` where there is one.
+
+    Needs Megatron's process groups (`parallel.launch.single_process`). Raises an InputError for what is wrong with data, weights or
+    checkpoint, LoongForgeError where numbers are no longer finite. Whatever ends it early leaves the last checkpoint as it was.
+    """
+    train = composition.run.train
+    with progress or Progress(steps=train.steps, log_interval=train.log_interval) as shown:
+        run, step = prepare(composition, registry, shown)
+        if step >= train.steps:
+            shown.say(f"already finished: {step} steps are done; the checkpoint is in {run.output_dir}")
+            return result(run, step, None)
+        return result(run, train.steps, steps(run, first_step=step))
+
+
+def result(run: Run, step: int, last: StepResult | None) -> TrainResult:
+    checkpoint = newest_checkpoint(run.output_dir)
+    assert checkpoint is not None
+    return TrainResult(models=run.trainer.models, checkpoint=checkpoint, step=step, last=last)
+
+
+# ---- before the first step
+
+
+def prepare(composition: Composition, registry: Registry, progress: Progress) -> tuple[Run, int]:
+    """Everything that a run needs, and the number of steps that are done already."""
+    output_dir = Path(composition.run.output_dir)
+    progress.doing("opening the data")
+    data = TrainingData(composition, registry)
+    progress.doing("building the model")
+    models = [OmniModelProvider(composition=composition, registry=registry)()]
+    checkpoint = newest_checkpoint(output_dir)
+    if checkpoint is None:
+        import_pretrained(models, composition, registry, progress)
+    trainer = build_trainer(composition, models)
+    step = 0
+    if checkpoint is not None:
+        progress.doing("loading the checkpoint")
+        step = resume(trainer, data, checkpoint, progress)
+    progress.say(trainable_table(composition, models))
+    record = Record(
+        step=step,
+        model=model_of(composition),
+        numbers=numbers_of(composition, data),
+        plugins=tuple(registry.fingerprint().splitlines()),
+    )
+    if distributed.get_rank() == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(output_dir)
+        describe(composition, record, output_dir)
+    return Run(composition, trainer, data, record, output_dir, progress), step
+
+
+def import_pretrained(models: Sequence[OmniCombinationModel], composition: Composition, registry: Registry, progress: Progress) -> None:
+    """Fills the slots that name a Hugging Face folder."""
+    for model in models:
+        for name, component in model.components().items():
+            slot = composition.slots[name]
+            if slot.settings.pretrained is not None:
+                progress.doing(f"reading {slot.settings.pretrained}")
+                table = registry.load(slot.spec, "weights")(slot.config)
+                import_hf(slot.settings.pretrained, component, table, slot.config)
+
+
+def resume(trainer: Trainer, data: TrainingData, checkpoint: Path, progress: Progress) -> int:
+    require_numbers(read_record(checkpoint), trainer.composition, data, checkpoint)
+    step = load_checkpoint(checkpoint, trainer).step
+    if step > trainer.composition.run.train.steps:
+        raise CheckpointError(f"{checkpoint} is at step {step}, beyond train.steps {trainer.composition.run.train.steps}")
+    progress.say(f"going on from {checkpoint}")
+    return step
+
+
+def describe(composition: Composition, record: Record, output_dir: Path) -> None:
+    """The configuration, complete and loadable again, and the plugins that it was run with."""
+    text = yaml.safe_dump(dict(composition.resolved), sort_keys=False, allow_unicode=True)
+    (output_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
+    versions = {"megatron_core": record.megatron_core, "torch": record.torch, "plugins": list(record.plugins)}
+    (output_dir / PLUGINS_FILE).write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
+
+
+# ---- the steps
+
+
+def steps(run: Run, *, first_step: int) -> StepResult:
+    """Trains from `first_step` to the end; the last step's result."""
+    train, groups = run.composition.run.train, run.trainer.groups
+    metrics = Metrics(run.output_dir, first_step=first_step) if distributed.get_rank() == 0 else None
+    stream = run.data.stream(first_step, rank=groups.dp.rank(), size=groups.dp.size())
+    run.progress.begin(first_step)
+    try:
+        for step in range(first_step + 1, train.steps + 1):
+            start = time.perf_counter()
+            last = run.trainer.step(next(stream))
+            if metrics:
+                metrics.write(step, last, seconds=time.perf_counter() - start)
+            run.progress.advance(step, last.loss)
+            if last.loss is None:
+                run.progress.say(f"step {step}: no target token in the whole batch, so nothing was learned")
+            if step == train.steps or (train.save_interval and step % train.save_interval == 0):
+                save(run, step, metrics)
+    finally:
+        if metrics:
+            metrics.close()
+    return last
+
+
+def save(run: Run, step: int, metrics: Metrics | None) -> None:
+    if metrics:
+        metrics.write_through()
+    save_checkpoint(run.output_dir, run.trainer, replace(run.record, step=step))

@@ -1,0 +1,65 @@
+"""Makes sure that nothing in a checkpoint can execute anything (I7), before Megatron and torch unpickle it.
+
+Tensors are safe: torch reads them with `weights_only`. `.metadata` is a pickle that torch loads as it is, and so are the entries that are not
+tensors (Megatron 0.19 keeps its common state in one). Both are read here first, in ways that can name no function, and what does not pass is
+refused; the same bytes are harmless afterwards. `common.pt` (Megatron 0.16) is loaded with `weights_only` by torch's default.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loongforge_core.errors import CheckpointError
+
+__all__ = ["refuse_code"]
+
+METADATA_FILE = ".metadata"
+COMMON_FILE = "common.pt"
+
+# Their dataclasses and enumerations describe what is stored where.
+ALLOWED_MODULES = frozenset({f"torch.distributed.checkpoint.{name}" for name in ("metadata", "filesystem", "planner")})
+ALLOWED_NAMES = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("pathlib", "PosixPath"),
+        ("pathlib", "PurePosixPath"),
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+        *(("torch", str(dtype).removeprefix("torch.")) for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)),
+    }
+)
+
+
+class MetadataUnpickler(pickle.Unpickler):
+    """Knows the dataclasses of torch's checkpoint metadata and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in ALLOWED_NAMES:
+            return super().find_class(module, name)
+        if module in ALLOWED_MODULES and name.isidentifier():
+            found = super().find_class(module, name)
+            if isinstance(found, type) and (is_dataclass(found) or issubclass(found, Enum)):
+                return found
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def refuse_code(folder: Path) -> None:
+    """Raises CheckpointError where `folder` holds anything but tensors and plain data."""
+    try:
+        metadata = MetadataUnpickler(io.BytesIO((folder / METADATA_FILE).read_bytes())).load()
+        for index, stored in metadata.storage_data.items():
+            if type(metadata.state_dict_metadata[index.fqn]).__name__ == "BytesStorageMetadata":
+                with (folder / stored.relative_path).open("rb") as stream:
+                    stream.seek(stored.offset)
+                    torch.load(io.BytesIO(stream.read(stored.length)), weights_only=True)
+        if (folder / COMMON_FILE).exists():
+            torch.load(folder / COMMON_FILE, weights_only=True)
+    except Exception as error:  # a broken pickle may raise anything
+        raise CheckpointError(f"{folder} cannot be loaded safely: {type(error).__name__}: {error}") from error
