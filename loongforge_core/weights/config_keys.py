@@ -15,7 +15,20 @@ from typing import Any, Self
 
 from loongforge_core.errors import did_you_mean
 
-__all__ = ["Absent", "ConfigKey", "Constant", "Derived", "Ignored", "Key", "Written", "config_fields", "config_problems", "write_config"]
+__all__ = [
+    "GENERIC_KEYS",
+    "Absent",
+    "ConfigKey",
+    "Constant",
+    "Derived",
+    "Ignored",
+    "Key",
+    "Unwritten",
+    "Written",
+    "config_fields",
+    "config_problems",
+    "write_config",
+]
 
 
 class Absent:
@@ -114,9 +127,9 @@ class Key(ConfigKey):
             section=join_path(ours, self.section),
         )
 
-    def given(self, given: Given) -> Any:
-        """Their value, in any spelling."""
-        return next((given[name] for name in self.claims() if name in given), ABSENT)
+    def spelled(self, given: Given) -> Mapping[str, Any]:
+        """Their value in every spelling that the file has."""
+        return {name: given[name] for name in self.claims() if name in given}
 
     def expected(self, config: Any) -> Any:
         """Our value, as they would write it."""
@@ -130,13 +143,11 @@ class Key(ConfigKey):
         return self.default(lookup(config, self.section)) if callable(self.default) else self.default
 
     def problem(self, given: Given, config: Any) -> str:
-        value, expected = self.given(given), self.expected(config)
-        if value is ABSENT:
-            value = self.assumed(config)
-        if value == expected or (value is ABSENT and expected is None):
-            return ""
-        ours = join_path(self.section, self.ours)
-        return f"{self.theirs} is {value!r} in the file, but our {ours} says {expected!r}"
+        expected = self.expected(config)
+        for name, value in (self.spelled(given) or {self.theirs: self.assumed(config)}).items():
+            if value != expected and not (value is ABSENT and expected is None):
+                return f"{name} is {value!r} in the file, but our {join_path(self.section, self.ours)} says {expected!r}"
+        return ""
 
     def write(self, config: Any) -> Mapping[str, Any]:
         value = self.expected(config)
@@ -144,9 +155,7 @@ class Key(ConfigKey):
         return {} if value is None or (self.optional and value == self.assumed(config)) else {self.theirs: value}
 
     def read(self, given: Given) -> Mapping[str, Any]:
-        value = self.given(given)
-        if value is ABSENT:
-            value = ABSENT if callable(self.default) else self.default
+        value = next(iter(self.spelled(given).values()), ABSENT if callable(self.default) else self.default)
         if self.values is not None:
             value = self.values.get(value, ABSENT)
         return {} if value is ABSENT or value is None else {join_path(self.section, self.ours): value}
@@ -172,6 +181,14 @@ class Constant(ConfigKey):
 
     def write(self, config: Any) -> Mapping[str, Any]:
         return {self.theirs: self.value}
+
+
+@dataclass(frozen=True)
+class Unwritten(Constant):
+    """A key that some files have and that must have one value there; an export leaves it out."""
+
+    def write(self, config: Any) -> Mapping[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -217,6 +234,23 @@ class Ignored(ConfigKey):
 
     def under(self, theirs: str, ours: str) -> Self:
         return replace(self, names=tuple(join_path(theirs, name) for name in self.names))
+
+
+GENERIC_KEYS = Ignored(
+    tuple(
+        """
+        _name_or_path add_cross_attention architectures bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
+        cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+        encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
+        forced_eos_token_id id2label.* initializer_factor initializer_range is_decoder is_encoder_decoder label2id.* length_penalty
+        max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
+        output_hidden_states output_scores pad_token_id prefix problem_type remove_invalid_values repetition_penalty return_dict
+        return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
+        tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
+        """.split()  # noqa: SIM905
+    ),
+    "how to generate, how fresh weights are drawn, what wrote the file: transformers once wrote all of it for every model",
+)
 
 
 def config_problems(keys: Iterable[ConfigKey], tree: Mapping[str, Any], config: Any) -> list[str]:

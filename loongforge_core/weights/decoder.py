@@ -6,27 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from loongforge_core.layers.decoder_config import DecoderConfig
-from loongforge_core.weights.config_keys import ConfigKey, Constant, Ignored, Key
+from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Key
 from loongforge_core.weights.rules import WEIGHT, WEIGHT_AND_BIAS, Copy, FusedGateUp, FusedQkv, Rule, per_layer
 
-__all__ = ["GENERATION_KEYS", "ROTARY_BUFFERS", "decoder_keys", "decoder_rules", "tied_head"]
+__all__ = ["ROTARY_BUFFERS", "decoder_keys", "decoder_rules", "tied_head"]
 
 ROTARY_BUFFERS: Mapping[str, str] = {"*.rotary_emb.inv_freq": "rotary angles, which follow from config.json"}
-
-GENERATION_KEYS = Ignored(
-    (
-        "_name_or_path", "add_cross_attention", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward",
-        "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
-        "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
-        "forced_eos_token_id", "id2label.*", "initializer_range", "is_decoder", "is_encoder_decoder", "label2id.*", "length_penalty",
-        "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
-        "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty",
-        "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
-        "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torchscript", "typical_p", "use_bfloat16",
-        "use_cache", "architectures", "dtype", "torch_dtype", "transformers_version",
-    ),
-    "how to generate, how fresh weights are drawn, what wrote the file; earlier versions of transformers wrote all of it into config.json",
-)  # fmt: skip
 
 
 def decoder_rules(config: DecoderConfig) -> tuple[Rule, ...]:
@@ -92,5 +77,5 @@ def decoder_keys(defaults: Mapping[str, Any]) -> tuple[ConfigKey, ...]:
         rotary("original_max_position_embeddings", "rotary_scaling.original_max_position_embeddings"),
         Constant("hidden_act", "silu", "silu"),
         Constant("attention_dropout", 0.0, 0.0),
-        GENERATION_KEYS,
+        GENERIC_KEYS,
     )

@@ -87,15 +87,13 @@ def test_a_truncated_file(tmp_path: Path) -> None:
 def test_a_shard_that_is_missing(tmp_path: Path) -> None:
     folder = written(tmp_path / "hf", max_shard_bytes=20)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(
-        WeightsError, match=r"model-00002-of-00002\.safetensors does not exist, but model\.safetensors\.index\.json names it"
-    ):
+    with pytest.raises(WeightsError, match=r"model-00002-of-00002\.safetensors does not exist, but .*index\.json names it"):
         WeightsFolder(folder)
 
 
 def test_an_index_that_is_wrong_about_a_shard(tmp_path: Path) -> None:
     folder = written(tmp_path / "hf", max_shard_bytes=20)
-    save_file({"a": TENSORS["a"], "stray": TENSORS["a"]}, folder / "model-00001-of-00002.safetensors")
+    save_file({"a": TENSORS["a"], "stray": torch.ones(1)}, folder / "model-00001-of-00002.safetensors")
     with pytest.raises(WeightsError, match=r"disagree about stray"):
         WeightsFolder(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from loongforge_llm.llama.config import LlamaConfig
 
 from loongforge_core.testing.parity import check_language_model
 from loongforge_core.testing.roundtrip import check_round_trip
+from loongforge_core.testing.sizes import check_published_size
 
 OURS = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 4, "vocab_size": 99}
 THEIRS = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 99}
@@ -41,3 +43,12 @@ def test_parity(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_round_trip(case: str, tmp_path: Path) -> None:
     check_round_trip(*both(case), tmp_path)
+
+
+PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("llama3")])
+def test_published_size(name: str) -> None:
+    figures = transformers.LlamaConfig(**PUBLISHED[name]["kwargs"])
+    check_published_size(f"llama3/{name}", transformers.LlamaForCausalLM, figures, parameters=PUBLISHED[name]["parameters"])

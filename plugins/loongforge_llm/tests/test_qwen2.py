@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from loongforge_llm.qwen2.config import Qwen2Config
 
 from loongforge_core.testing.parity import check_language_model
 from loongforge_core.testing.roundtrip import check_round_trip
+from loongforge_core.testing.sizes import check_published_size
 
 OURS = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 4, "num_query_groups": 2, "vocab_size": 99}
 THEIRS = {
@@ -39,3 +41,12 @@ def test_parity(tied: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_round_trip(tied: bool, tmp_path: Path) -> None:
     check_round_trip(config(tied=tied), reference(tied=tied), tmp_path)
+
+
+PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("qwen2")])
+def test_published_size(name: str) -> None:
+    figures = transformers.Qwen2Config(**PUBLISHED[name]["kwargs"])
+    check_published_size(f"qwen2.5/{name}", transformers.Qwen2ForCausalLM, figures, parameters=PUBLISHED[name]["parameters"])

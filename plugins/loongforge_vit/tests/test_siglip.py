@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from loongforge_core.layers.interfaces import Items
 from loongforge_core.testing.parity import check_encoder
 from loongforge_core.testing.reference import ours
 from loongforge_core.testing.roundtrip import check_round_trip
+from loongforge_core.testing.sizes import check_published_size
 from loongforge_core.weights.import_hf import import_hf
 
 # 14 pixels in patches of 4: the last two rows and columns of pixels are not seen.
@@ -74,3 +76,12 @@ def test_reads_its_half_of_a_published_model(tmp_path: Path) -> None:
     with ours(SiglipConfig(**OURS)) as built:
         import_hf(tmp_path, built.target, built.table, built.config)
         assert torch.equal(built.target.position_embedding.weight, whole.vision_model.embeddings.position_embedding.weight)
+
+
+PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_size(name: str) -> None:
+    figures = transformers.SiglipVisionConfig(**PUBLISHED[name]["kwargs"])
+    check_published_size(f"image_encoder/{name}", transformers.SiglipVisionModel, figures, parameters=PUBLISHED[name]["parameters"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loongforge_core.weights.config_keys import Constant, Derived, Ignored
+from loongforge_core.weights.config_keys import Constant, Derived, Ignored, Unwritten
 from loongforge_core.weights.decoder import ROTARY_BUFFERS, decoder_keys, decoder_rules, tied_head
 from loongforge_core.weights.table import Table
 from loongforge_llm.qwen2.config import Qwen2Config
@@ -25,6 +25,7 @@ def table(config: Qwen2Config) -> Table:
         keys=(
             *decoder_keys(DEFAULTS),
             Constant("use_sliding_window", False, False),
+            Unwritten("use_mrope", False, False),
             Derived("layer_types", lambda config: ["full_attention"] * config.num_layers),
             Ignored(("sliding_window", "max_window_layers"), "no effect without use_sliding_window"),
         ),

@@ -13,7 +13,7 @@ from loongforge_projectors.mlp.config import MlpConfig
 from loongforge_vit.siglip.config import SiglipConfig
 
 from loongforge_core.component import ComponentConfig
-from loongforge_core.weights.config_keys import Constant, Given, Ignored, Key, Written
+from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Given, Ignored, Key, Written
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
 
 __all__ = ["table"]
@@ -32,8 +32,8 @@ NAMES_IN_MEMORY = {
 class TiedKey(Key):
     """Output weights are the embeddings where either the whole model or its text part says so."""
 
-    def given(self, given: Given) -> Any:
-        return any(given.get(name, False) for name in self.claims())
+    def spelled(self, given: Given) -> Mapping[str, Any]:
+        return {self.theirs: any(given.get(name, False) for name in self.claims())}
 
     def write(self, config: Any) -> Mapping[str, Any]:
         return dict.fromkeys(self.claims(), self.expected(config))
@@ -63,10 +63,9 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
                 section="foundation",
             ),
             Written("image_seq_length", lambda config: config.num_tokens((config.image_size, config.image_size)), "image_encoder"),
-            Ignored(
-                ("ignore_index", "pad_token_id", "vocab_size", "_name_or_path", "image_token_index", "image_token_id"),
-                "training and generation",
-            ),
+            Ignored(("image_token_index", "image_token_id"), "our placeholder is outside the vocabulary; an export writes the tokenizer's"),
+            Ignored(("ignore_index", "vocab_size"), "written by earlier versions of transformers, and read by none"),
+            GENERIC_KEYS,
         ),
         aliases=NAMES_IN_MEMORY,
         model_type="llava",

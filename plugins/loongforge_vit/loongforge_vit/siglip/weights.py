@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loongforge_core.weights.config_keys import Constant, Ignored, Key
+from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Key
 from loongforge_core.weights.rules import TENSOR, WEIGHT, WEIGHT_AND_BIAS, Copy, FusedQkv, Rule, per_layer
 from loongforge_core.weights.table import Table
 from loongforge_vit.siglip.config import SiglipConfig
@@ -32,18 +32,7 @@ def table(config: SiglipConfig) -> Table:
             Key("vision_use_head", "attention_pooling_head", True),
             Constant("hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh"),
             Constant("attention_dropout", 0.0, 0.0),
-            Ignored(
-                (
-                    "architectures",
-                    "dtype",
-                    "torch_dtype",
-                    "transformers_version",
-                    "_name_or_path",
-                    "initializer_range",
-                    "initializer_factor",
-                ),
-                "what wrote the file, and how fresh weights are drawn",
-            ),
+            GENERIC_KEYS,
         ),
         model_type="siglip_vision_model",
         architectures=("SiglipVisionModel",),
