@@ -148,7 +148,7 @@ def _run(
         sound = json.loads(json.dumps(tree))
         for issue in findings.issues[noted:]:
             _remove(sound, issue.key)
-        run = RunSettings.model_validate_json(json.dumps(sound))
+        run = validated(RunSettings, sound, "", Findings(findings.provenance)) or RunSettings()
     encoders = {name: encoders.get(name, EncoderLayout()) for name in slots if slot_kind(name) == "encoder"}
     return run.model_copy(update={"parallel": run.parallel.model_copy(update={"encoders": encoders})})
 

@@ -40,7 +40,8 @@ SCHEME = "loongforge"
 PRIMARY = "__config__"
 """What Hydra calls CONFIG, whatever folder it lies in."""
 OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^@=+~]+)(?P<package>@[^=]*)?(?P<value>=.*)?", re.DOTALL)
-FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, UnicodeDecodeError, ValueError)
+# AssertionError and TypeError are Hydra's answer to a default that comes to something other than a name.
+FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, OSError, ValueError, AssertionError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def _parse(line: str, text: str) -> Override:
         parsed = OverridesParser.create().parse_override(line)
         if parsed.is_sweep_override():
             raise ConfigError(Issue(f"{text!r} has several values: write KEY=[A,B] for a list, quote it for text", where=COMMAND_LINE))
-    except HydraException as error:
+    except (HydraException, ValueError) as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise ConfigError(Issue(f"{text!r} cannot be read: {reason}", where=COMMAND_LINE)) from error
     return parsed
@@ -267,6 +268,8 @@ def _issue(error: BaseException, reading: _Reading, provenance: Provenance) -> I
     if isinstance(cause, OmegaConfBaseException):
         key = re.sub(r"\[(\d+)\]", r".\1", cause.full_key or "")
         return Issue(str(cause.msg or cause).split("\n")[0], key, provenance.where(key))
+    if isinstance(error, AssertionError | TypeError):
+        return Issue(f"a default, or an override of one, is no name: {error or 'see --debug'}", where=str(reading.path))
     hint = "; to replace it, write `override GROUP@KEY: NAME`" if "more than once" in str(error) else ""
     return Issue(" ".join(str(error).split()) + hint, where=str(reading.path))
 

@@ -74,6 +74,8 @@ def read_document(path: Path) -> Document:
         return Document(path, text, loader.construct_document(node), lines)
     except yaml.YAMLError as error:
         raise ConfigError(_yaml_issue(error, path, text)) from error
+    except ValueError as error:  # a number that Python refuses
+        raise ConfigError(Issue(f"not YAML: {error}", where=str(path))) from error
     except RecursionError as error:
         raise ConfigError(Issue("nested too deeply", where=str(path))) from error
 
@@ -126,6 +128,9 @@ def _own_keys(node: yaml.MappingNode, prefix: str, path: Path, issues: list[Issu
         if key.tag != STRING:
             issues.append(Issue(f"the key {getattr(key, 'value', key.tag)} is not text: quote it", prefix.rstrip("."), f"{path}:{line}"))
             continue
+        if "." in key.value and not prefix.startswith("defaults."):
+            section, _, rest = key.value.partition(".")
+            issues.append(Issue(f"a key has no dots: write {section}: {{{rest}: ...}}", f"{prefix}{key.value}", f"{path}:{line}"))
         if key.value in first:
             issues.append(Issue(f"this key is there twice, first in line {first[key.value]}", f"{prefix}{key.value}", f"{path}:{line}"))
         first.setdefault(key.value, line)

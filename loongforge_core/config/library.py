@@ -5,6 +5,7 @@ A name is a path inside such a folder without its extension: `GROUP/NAME`, or `N
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -122,8 +123,8 @@ def published_files(folders: Sequence[ConfigFolder]) -> Iterator[PublishedFile]:
 
 def _file(folder: Path, name: str) -> Path | None:
     path = folder / f"{name}.yaml"
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # False, not an error, for a name too long
 
 
 def _holds_yaml(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob("*.yaml"))
+    return os.path.isdir(folder) and any(folder.glob("*.yaml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,7 @@ def _located(given: str, key: str, kind: str, registry: Registry, findings: Find
         except PluginError as error:
             findings.add(key, str(error))
             return given
-    exists = {"file": Path(path).is_file(), "folder": Path(path).is_dir(), "any": True}[kind]
+    exists = {"file": os.path.isfile(path), "folder": os.path.isdir(path), "any": True}[kind]
     if not exists:
         findings.add(key, f"missing {kind} {given!r}{_hint(path, kind, findings.provenance.where(key))}")
     return path
@@ -62,13 +63,13 @@ def _located(given: str, key: str, kind: str, registry: Registry, findings: Find
 
 def _hint(path: str, kind: str, where: str) -> str:
     """What the path was taken from, and the nearest name there; or the file beside the YAML that was probably meant."""
-    if Path(path).exists():
+    if os.path.exists(path):
         return f": it is there, but it is no {kind}"
     beside = Path(where.rpartition(":")[0]).parent / path
-    if not Path(path).is_absolute() and beside.exists():
+    if not Path(path).is_absolute() and os.path.exists(beside):
         return f" in the working directory {Path.cwd()}; did you mean {str(beside)!r}?"
     folder = Path(path).parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f": there is no folder {folder.resolve()}"
     near = did_you_mean(Path(path).name, [entry.name for entry in folder.iterdir()])
     where = "" if Path(path).is_absolute() else f" in {folder.resolve()}"

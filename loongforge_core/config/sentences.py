@@ -103,9 +103,9 @@ def _sentence(details: list[Any], location: tuple[str, ...], model: type[BaseMod
         return str(context["error"])
     if kind == "literal_error":
         expected = context["expected"]
-        return f"got {given!r}, expected {expected}{_nearest(given, expected)}"
+        return f"got {_shown(given)}, expected {expected}{_nearest(given, expected)}"
     wanted = list(dict.fromkeys(_expected(detail) for detail in details))
-    return f"got {given!r}{_type_of(given)}, expected {' or '.join(wanted)}"
+    return f"got {_shown(given)}{_type_of(given)}, expected {' or '.join(wanted)}"
 
 
 def _suggestion(location: tuple[str, ...], model: type[BaseModel], also_valid: Iterable[str]) -> str:
@@ -128,6 +128,11 @@ def _expected(detail: Any) -> str:
 def _type_of(given: Any) -> str:
     names = {str: "text", list: "a list", dict: "a mapping", type(None): "nothing"}
     return f" ({names[type(given)]})" if type(given) in names else ""
+
+
+def _shown(given: Any) -> str:
+    text = repr(given)
+    return text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
 
 
 def _nearest(given: Any, expected: str) -> str:

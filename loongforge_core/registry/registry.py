@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from loongforge_core.component import SLOT_KEYS, ComponentSpec, DatasetSpec, Kind
+from loongforge_core.component import SLOT_KEYS, ComponentSpec, DatasetSpec, Kind, Processor
 from loongforge_core.errors import PluginError, did_you_mean
 from loongforge_core.registry.builtin import BUILTIN_COMPONENTS
 from loongforge_core.registry.discover import (
@@ -144,6 +144,10 @@ class Registry:
         loaded = self._import(target, f"{part} of {spec.kind} {spec.name!r} ({self.origin(spec)})")
         if part == "config":
             self._check_config(spec, loaded)
+        if part == "processor" and not (isinstance(loaded, type) and issubclass(loaded, Processor)):
+            raise PluginError(
+                f"processor of {spec.kind} {spec.name!r} ({self.origin(spec)}) is {loaded!r}, expected a subclass of Processor"
+            )
         return loaded
 
     def load_dataset(self, spec: DatasetSpec) -> Any:

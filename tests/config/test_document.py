@@ -58,6 +58,7 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
         ("a:\n  b: 1\n  b: 1\n", 3, "a.b: this key is there twice, first in line 2"),
         ("a: {b: [{c: 1, c: 2}]}\n", 1, "a.b.0.c: this key is there twice"),
         ("a: 1\n5: 2\n", 2, "the key 5 is not text"),
+        ("a: 1\nb.c: 2\n", 2, "b.c: a key has no dots: write b: {c: ...}"),
         ("a: !!python/object/apply:os.system [ls]\n", 1, "tag"),
         ("a: !!binary aGVsbG8=\n", 1, "the tag !!binary is not read"),
         ("a: !mine x\n", 1, "the tag !mine is not read"),

@@ -92,6 +92,13 @@ def test_nonsense_is_not_registered(changes: dict[str, object]) -> None:
         Registry().register(spec(**changes))
 
 
+def test_a_processor_is_a_processor() -> None:
+    registry = Registry()
+    registry.register(spec(processor="toy_plugin.config:EyeConfig"))
+    with pytest.raises(PluginError, match="expected a subclass of Processor"):
+        registry.load(registry.component("encoder", "nose"), "processor")
+
+
 def test_data_sets_are_looked_up_like_components(registry: Registry) -> None:
     assert registry.dataset("pictures").summary == "a few pictures"
     assert registry.load_dataset(registry.dataset("pictures"))(7) == 7
