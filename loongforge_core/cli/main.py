@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has said what is wrong, or shown the help
         return int(stop.code or 0)
     debug: bool = args.debug
+    # Read when torch is imported. Its threads otherwise wait for each other by spinning, and a step takes ten times as long where another
+    # process wants the cores too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         module, _, function = args.command.partition(":")

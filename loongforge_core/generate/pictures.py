@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ ITEMS_SHOWN = 4
 def draw_loss(metrics: Path, picture: Path, title: str) -> None:
     """The loss of every step of a `metrics.jsonl`, smoothed over it, and the learning rate behind."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line["loss"] is not None]  # a batch without a target token has none
     steps = np.array([line["step"] for line in lines])
     loss = np.array([line["loss"] for line in lines])
     figure, axes = canvas(8.0, 4.5)
