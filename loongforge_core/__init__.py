@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loongforge_core.component import (
+        Augmentation,
         BackboneConfig,
         ComponentSpec,
         DatasetSpec,
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
         Initial,
         InitialValues,
         ItemMarkup,
+        ItemSpan,
         ProcessedItem,
         Processor,
         ProjectorConfig,
         RecipeConfig,
+        Shape,
     )
     from loongforge_core.config.check import load_composition
     from loongforge_core.config.composition import Composition
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Augmentation": "component",
     "AutoModel": "model.auto",
     "Backbone": "layers.interfaces",
     "BackboneConfig": "component",
@@ -50,6 +54,7 @@ _HOME = {
     "Initial": "component",
     "InitialValues": "component",
     "ItemMarkup": "component",
+    "ItemSpan": "component",
     "Items": "layers.interfaces",
     "LoongForgeError": "errors",
     "OmniCombinationModel": "model.combination",
@@ -62,11 +67,13 @@ _HOME = {
     "Recipe": "layers.interfaces",
     "RecipeConfig": "component",
     "Registry": "registry.registry",
+    "Shape": "component",
     "hookimpl": "registry.hooks",
     "load_composition": "config.check",
 }
 
 __all__ = [
+    "Augmentation",
     "AutoModel",
     "Backbone",
     "BackboneConfig",
@@ -81,6 +88,7 @@ __all__ = [
     "Initial",
     "InitialValues",
     "ItemMarkup",
+    "ItemSpan",
     "Items",
     "LoongForgeError",
     "OmniCombinationModel",
@@ -93,6 +101,7 @@ __all__ = [
     "Recipe",
     "RecipeConfig",
     "Registry",
+    "Shape",
     "hookimpl",
     "load_composition",
 ]
