@@ -1,28 +1,28 @@
 """The page a plugin author reads first: what a component is, and how a plugin announces it.
 
 A plugin is an installed distribution with an entry point in the group `loongforge`, naming a module that implements hooks
-(`loongforge_core.registry.hooks`):
+(`loongforge_core.registry.hooks`). A complete one to copy is `examples/loongforge_sensor`.
 
-    # my_plugin/plugin.py                     # pyproject.toml
-    from loongforge_core import ...           [project.entry-points.loongforge]
-                                              my_plugin = "my_plugin.plugin"
+    # my_plugin/plugin.py                                         # pyproject.toml
+    from loongforge_core import ComponentSpec, hookimpl           [project.entry-points.loongforge]
+                                                                  my_plugin = "my_plugin.plugin"
     @hookimpl
     def loongforge_components():
         return [
             ComponentSpec(
                 kind="encoder",
-                name="sensor",
-                summary="1-D convolutions over a sensor's signal",
-                modalities=("signal",),
-                config="my_plugin.sensor.config:SensorConfig",
-                model="my_plugin.sensor.model:SensorEncoder",
-                processor="my_plugin.sensor.processor:SensorProcessor",
+                name="my_encoder",
+                summary="convolutions over radar sweeps",
+                modalities=("radar",),
+                config="my_plugin.my_encoder.config:MyConfig",
+                model="my_plugin.my_encoder.model:MyEncoder",
+                processor="my_plugin.my_encoder.processor:MyProcessor",
             )
         ]
 
     @hookimpl
     def loongforge_config_paths():
-        return ["my_plugin.configs"]          # a package (folder) that holds YAML: GROUP/NAME.yaml
+        return ["my_plugin.configs"]          # a package (folder) that holds YAML: GROUP/NAME.yaml, and compositions
 
 A component has up to four parts, each a string `package.module:attribute`, imported only when it is used:
 
@@ -32,7 +32,21 @@ A component has up to four parts, each a string `package.module:attribute`, impo
     processor  a Processor (below): a file -> the encoder's inputs; numpy only; encoders have one
 
 This module imports neither torch nor Megatron, and neither may a `config` or a `processor` module: `loongforge list`,
-`validate` and the data workers use them.
+`validate` and the data workers use them. What a plugin needs of this page and of `layers.interfaces` is imported from
+`loongforge_core` itself, which imports torch only when such a name needs it; errors in a user's files are raised as `DataError(message)`.
+
+YAML then selects the component by name, in a slot named after its modality, and data brings items in a column named after it:
+
+    model:                                    # my_model.yaml, a composition
+      radar_encoder: {type: my_encoder, hidden_size: 64}          # `type`, keys of the slot (SLOT_KEYS), the config's fields
+      radar_projector: {type: mlp}            # any installed projector; its widths follow from its neighbours
+      foundation: {type: qwen2, ...}          # any installed backbone
+    tokenizer: /path/to/hf/folder             # or pkg://my_plugin/tokenizer, a folder inside an installed package
+    data: {path: train.jsonl}
+
+    {"messages": [{"role": "user", "content": "<radar>How many?"}, {"role": "assistant", "content": "3"}], "radars": ["sweeps/0.npy"]}
+
+Without a `model_type`, the default recipe writes an item as the tag of its modality, `<radar>`.
 """
 
 from __future__ import annotations
@@ -90,7 +104,8 @@ class DatasetSpec:
     name: str
     summary: str
     prepare: str
-    """`package.module:function`; the function takes the folder that `data.path` lies in and writes the files there."""
+    """`package.module:function`. The function takes the folder that `data.path` lies in, a Path, and writes the files there that the
+    composition names in `data`. It is called before every run, so it does nothing where its files are complete already."""
     api_version: int = API_VERSION
 
 
@@ -120,7 +135,10 @@ class EncoderConfig(ComponentConfig, ABC):
 
     @abstractmethod
     def token_grid(self, size: Shape) -> Shape:
-        """How the features of an item of `size` lie: `(rows, columns)` say. Their product is the number of tokens."""
+        """How the features of an item of `size` lie: `(rows, columns)` say. Their product is the number of tokens.
+
+        `size` is what the processor says of the item. Raises ValueError for one that the encoder cannot take.
+        """
 
     @property
     def fixed_item_size(self) -> Shape | None:
@@ -234,7 +252,7 @@ class ProcessedItem:
     """One image, video or sound, ready for its encoder."""
 
     inputs: Mapping[str, np.ndarray]
-    """What the encoder takes, by name. Along axis 0 the arrays of several items are concatenated."""
+    """What the encoder takes, by name. Along axis 0 the arrays of several items are concatenated; dtypes reach the encoder as they are."""
     size: Shape
     """The item's size, in the units that the encoder's config counts tokens from."""
 
@@ -252,7 +270,7 @@ class Augmentation:
 
 
 class Processor(ABC, Generic[ConfigT]):
-    """Opens a file of its modality. Numpy only: it runs in data workers."""
+    """Opens a file of its modality. Numpy only: it runs in data workers. Made once per process, so it may keep what is slow to make."""
 
     augment_config: ClassVar[type[BaseModel] | None] = None
     """Settings of `data.augment.<modality>`; None: the processor distorts nothing, and asking for it is an error."""
@@ -283,7 +301,10 @@ class Initial:
 
 @dataclass(frozen=True)
 class InitialValues:
-    """Distributions by glob pattern over parameter names, the first that matches; a parameter that none matches is an error."""
+    """Distributions by glob pattern over the names in the state dict, the first that matches; a name that none matches is an error.
+
+    Buffers are drawn too, unless registered with `persistent=False`.
+    """
 
     patterns: Mapping[str, Initial] = field(default_factory=dict)
 

@@ -91,7 +91,7 @@ class Items:
     """All items of one modality in a micro-batch, sample by sample, each sample's in its order."""
 
     inputs: Mapping[str, Tensor]
-    """What the processor made, concatenated along axis 0."""
+    """What the processor made, concatenated along axis 0, on the module's device, in the processor's dtypes: encoders cast to theirs."""
     sizes: tuple[Shape, ...]
     """Each item's size, on the host: nothing in a model needs to ask a device how long something is."""
 
@@ -112,7 +112,12 @@ class Features:
 
 
 class Component(nn.Module, ABC, Generic[ConfigT]):
-    """A module built from (config, context)."""
+    """A module built from (config, context).
+
+    Made of Megatron's parallel layers, of `loongforge_core.layers`, or of plain torch layers, which every rank then holds whole. What a
+    constructor puts into parameters is never used: core fills them by `initial_values` or from a folder, and converts them to
+    `context.dtype`.
+    """
 
     def __init__(self, config: ConfigT, context: BuildContext) -> None:
         super().__init__()
@@ -120,7 +125,7 @@ class Component(nn.Module, ABC, Generic[ConfigT]):
         self.context = context
 
     def initial_values(self) -> InitialValues:
-        """The distribution of every parameter, by glob pattern over its name in this module."""
+        """The distribution of every parameter, by glob pattern over its name in this module. Default: a transformer's, 0.02 wide."""
         return InitialValues.transformer(0.02)
 
     def published_rows(self, name: str) -> int | None:

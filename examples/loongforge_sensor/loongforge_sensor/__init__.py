@@ -1,0 +1,1 @@
+"""A third-party LoongForge plugin: an encoder for sampled waveforms."""

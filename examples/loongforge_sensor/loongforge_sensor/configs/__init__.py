@@ -1,0 +1,1 @@
+"""YAML: the composition `sensor_demo`."""

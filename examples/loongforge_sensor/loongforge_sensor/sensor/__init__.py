@@ -1,0 +1,1 @@
+"""Strided convolutions over a waveform of any length."""
