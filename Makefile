@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := plugins/loongforge_vit plugins/loongforge_projectors plugins/loongforge_llm plugins/loongforge_models
+EXAMPLE := examples/loongforge_sensor
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # The newer Megatron-Core, beside the environment: its metadata asks for Python 3.12, what we use of it runs on 3.11.
@@ -28,9 +29,9 @@ $(VENV)/installed: pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 	$(PIP) -e . $(addprefix -e ./,$(PLUGINS))
 	@touch $@
 
-$(VENV)/test-tools: $(VENV)/installed
+$(VENV)/test-tools: $(VENV)/installed $(EXAMPLE)/pyproject.toml
 	@echo "Installing what the tests need ..."
-	$(PIP) pytest ruff mypy import-linter types-PyYAML types-tqdm build hatchling triton
+	$(PIP) -e ./$(EXAMPLE) pytest ruff mypy import-linter types-PyYAML types-tqdm build hatchling triton
 	@touch $@
 
 $(NEWER_FOLDER)/installed: $(VENV)/test-tools
