@@ -3,17 +3,20 @@
     <output_dir>/checkpoints/step_00000800/    loongforge.json      what it is of: see record.py
                                                everything else      Megatron's and torch's
 
-A checkpoint is written into a hidden folder, brought to disk, and renamed. Its tensors are stored by their global names, whatever the layout.
+A checkpoint is written into a hidden folder, brought to disk, and renamed. Its tensors are stored by their global names, whatever the
+layout.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import queue
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +87,7 @@ def save_checkpoint(output_dir: Path, trainer: Trainer, record: Record) -> Path:
     if first:
         unfinished.mkdir(parents=True)
     distributed.barrier()
-    with results_in_this_process():
+    with quiet(), results_in_this_process():
         dist_checkpointing.save(sharded_state(trainer, is_loading=False), str(unfinished))
     if first:
         (unfinished / RECORD_FILE).write_text(record.to_json())
@@ -95,6 +98,20 @@ def save_checkpoint(output_dir: Path, trainer: Trainer, record: Record) -> Path:
         write_through(folder.parent)
     distributed.barrier()
     return folder
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Megatron and torch say of their own calls to each other (deprecations), about which nobody here can do anything."""
+    logger = logging.getLogger("megatron.core.dist_checkpointing")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -157,11 +174,11 @@ def load_model(folder: Path, models: Sequence[OmniCombinationModel], composition
 def load(folder: Path, state: dict[str, Any], strict: StrictHandling) -> dict[str, Any]:
     if not (folder / COMMON_FILE).exists() and not reads_common_state_of_0_19():
         raise CheckpointError(
-            f"{folder} was written by Megatron-Core {read_record(folder).megatron_core}, and {megatron_version}, which is installed, cannot read "
-            "what is no tensor in it; install megatron-core>=0.19 (Python 3.12 or later)"
+            f"{folder} was written by Megatron-Core {read_record(folder).megatron_core}; the installed {megatron_version} cannot read "
+            "what is no tensor in it: install megatron-core>=0.19 (Python 3.12 or later)"
         )
     refuse_code(folder)
-    with readable(folder):
+    with quiet(), readable(folder):
         loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=strict)
     return loaded
 

@@ -1,8 +1,8 @@
 """Makes sure that nothing in a checkpoint can execute anything (I7), before Megatron and torch unpickle it.
 
-Tensors are safe: torch reads them with `weights_only`. `.metadata` is a pickle that torch loads as it is, and so are the entries that are not
-tensors (Megatron 0.19 keeps its common state in one). Both are read here first, in ways that can name no function, and what does not pass is
-refused; the same bytes are harmless afterwards. `common.pt` (Megatron 0.16) is loaded with `weights_only` by torch's default.
+Tensors are safe: torch reads them with `weights_only`. `.metadata` is a pickle that torch loads as it is, and so are the entries that
+are not tensors (Megatron 0.19 keeps its common state in one). Both, and `common.pt` (Megatron 0.16), are read here first in ways that
+can name no function, and what does not pass is refused; the same bytes are harmless afterwards.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Trainer:
 def seed_step(seed: int, step: int) -> None:
     """Random numbers of a step depend on nothing but its number: a resumed run draws the same ones, and a checkpoint holds none."""
     mixed = (seed * 1_000_003 + step) % 2**62
-    torch.manual_seed(mixed)
+    torch.default_generator.manual_seed(mixed)
     model_parallel_cuda_manual_seed(mixed)
 
 

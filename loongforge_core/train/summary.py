@@ -24,11 +24,11 @@ def trainable_table(composition: Composition, models: Sequence[OmniCombinationMo
             trainable += sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
             counts[slot] = (total, trainable)
     rows = [HEADINGS]
-    for name, (total, trainable) in counts.items():
-        slot = composition.slots[name]
-        lr, weight_decay = slot_rates(slot.settings, composition.run.train)
+    for slot_name, (total, trainable) in counts.items():
+        filled = composition.slots[slot_name]
+        lr, weight_decay = slot_rates(filled.settings, composition.run.train)
         rates = (f"{lr:g}", f"{weight_decay:g}") if trainable else ("-", "-")
-        rows.append((name, slot.spec.name, f"{total:,}", f"{trainable:,}", f"{total - trainable:,}", *rates))
+        rows.append((slot_name, filled.spec.name, f"{total:,}", f"{trainable:,}", f"{total - trainable:,}", *rates))
     total, trainable = (sum(column) for column in zip(*counts.values(), strict=True))
     rows.append(("all", "", f"{total:,}", f"{trainable:,}", f"{total - trainable:,}", "", ""))
     return "\n".join(aligned(rows))
