@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,7 +160,8 @@ def running(composition: Composition) -> Iterator[None]:
     """This process as the whole job, on as many threads as there are cores, where the user has not said how many."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(physical_cores())
-    with single_process(seed=composition.run.train.seed):
+    with warnings.catch_warnings(), single_process(seed=composition.run.train.seed):
+        warnings.filterwarnings("ignore", category=FutureWarning, module="megatron")  # nothing that a user could do anything about
         yield
 
 
@@ -175,7 +177,10 @@ def physical_cores() -> int:
 
 def trained_model(checkpoint: str | None, composition: Composition, registry: Registry) -> OmniCombinationModel:
     """From this checkpoint, or the newest of the run. Raises CheckpointError saying where it looked."""
-    folder = find_checkpoint(Path(checkpoint or composition.run.output_dir))
+    output = Path(composition.run.output_dir)
+    if checkpoint is None and not checkpoints(output):
+        raise CheckpointError(f"no checkpoint in {output.resolve()}: train {composition.name} first, or give --checkpoint DIR")
+    folder = find_checkpoint(Path(checkpoint or output))
     note(f"weights of {folder}")
     model = OmniModelProvider(composition=composition, registry=registry)()
     load_model(folder, [model], composition)

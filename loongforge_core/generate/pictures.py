@@ -182,9 +182,9 @@ def shortened(text: str, length: int) -> str:
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a window of a twentieth of the run, narrower at its ends."""
+    """Mean over a twentieth of the run around each. Where it begins, and falls fast, over as many after as there are before."""
     half = max(1, len(values) // 40)
-    return np.array([values[max(0, place - half) : place + half + 1].mean() for place in range(len(values))])
+    return np.array([values[place - min(half, place) : place + min(half, place) + 1].mean() for place in range(len(values))])
 
 
 def canvas(width: float, height: float) -> tuple[Any, Axes]:
