@@ -17,7 +17,7 @@ from loongforge_core.cli.closing import closing_words, exact_match_table
 from loongforge_core.config.check import load_composition
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.conversations import ConversationFiles, column, parse_conversation
-from loongforge_core.data.training_data import TrainingData, load_sample_maker
+from loongforge_core.data.training_data import load_sample_maker
 from loongforge_core.errors import CheckpointError, ConfigError, InputError, Issue
 from loongforge_core.generate.evaluate import Prediction, answer_questions, write_evaluation
 from loongforge_core.generate.greedy import GreedyDecoder
@@ -26,11 +26,9 @@ from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import checkpoints, find_checkpoint, load_model, save_checkpoint
+from loongforge_core.train.checkpoint import checkpoints, find_checkpoint, load_model, save_start
 from loongforge_core.train.loop import train as train_model
 from loongforge_core.train.metrics import METRICS_FILE
-from loongforge_core.train.record import Record, model_of, numbers_of
-from loongforge_core.train.step import build_trainer
 from loongforge_core.weights.export_hf import export_hf as write_hf
 from loongforge_core.weights.load import import_model, load_pretrained
 
@@ -101,17 +99,13 @@ def generate(args: argparse.Namespace) -> int:
 
 def import_hf(args: argparse.Namespace) -> int:
     """A checkpoint of step 0 whose weights are those of a Hugging Face folder; training goes on from it."""
-    registry, composition = load(args)
-    prepare_data(composition, registry)
+    registry, composition = load(args, needs_data=False)
     if found := checkpoints(Path(args.output)):
         raise CheckpointError(f"{args.output} has checkpoints already, up to step {max(found)}; give another --output")
     with running(composition):
         model = OmniModelProvider(composition=composition, registry=registry)()
         import_model(args.folder, model.components(), composition, registry)
-        trainer = build_trainer(composition, [model])
-        numbers = numbers_of(composition, TrainingData(composition, registry))
-        record = Record(step=0, model=model_of(composition), numbers=numbers, plugins=tuple(registry.fingerprint().splitlines()))
-        checkpoint = save_checkpoint(Path(args.output), trainer, record)
+        checkpoint = save_start(Path(args.output), [model], composition, registry.fingerprint().splitlines())
     print(checkpoint)
     return 0
 

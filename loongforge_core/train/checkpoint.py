@@ -31,11 +31,20 @@ from torch import distributed
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import CheckpointError
 from loongforge_core.model.combination import OmniCombinationModel
-from loongforge_core.train.record import RECORD_FILE, Record, read_record, require_model
+from loongforge_core.train.record import RECORD_FILE, Record, model_of, read_record, require_model
 from loongforge_core.train.refuse_code import COMMON_FILE, refuse_code
 from loongforge_core.train.step import Trainer
 
-__all__ = ["checkpoints", "find_checkpoint", "load_checkpoint", "load_model", "newest_checkpoint", "remove_unfinished", "save_checkpoint"]
+__all__ = [
+    "checkpoints",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_model",
+    "newest_checkpoint",
+    "remove_unfinished",
+    "save_checkpoint",
+    "save_start",
+]
 
 FOLDER = "checkpoints"
 PREFIX = "step_"
@@ -78,6 +87,16 @@ def remove_unfinished(output_dir: Path) -> None:
 
 def save_checkpoint(output_dir: Path, trainer: Trainer, record: Record) -> Path:
     """The checkpoint's folder. All ranks call it, and none returns before it is complete."""
+    return save(output_dir, sharded_state(trainer, is_loading=False), record)
+
+
+def save_start(output_dir: Path, models: Sequence[OmniCombinationModel], composition: Composition, plugins: Sequence[str]) -> Path:
+    """A checkpoint of step 0: weights alone, to begin a run with, whatever its settings."""
+    record = Record(step=0, model=model_of(composition), numbers={}, plugins=tuple(plugins))
+    return save(output_dir, {"model": sharded_model(models)}, record)
+
+
+def save(output_dir: Path, state: dict[str, Any], record: Record) -> Path:
     folder = output_dir / FOLDER / f"{PREFIX}{record.step:08d}"
     # A name of its own: writers of a run that was killed may live a moment longer than it, and must not meet those of the next.
     chosen = [uuid.uuid4().hex]
@@ -88,7 +107,7 @@ def save_checkpoint(output_dir: Path, trainer: Trainer, record: Record) -> Path:
         unfinished.mkdir(parents=True)
     distributed.barrier()
     with quiet(), results_in_this_process():
-        dist_checkpointing.save(sharded_state(trainer, is_loading=False), str(unfinished))
+        dist_checkpointing.save(state, str(unfinished))
     if first:
         (unfinished / RECORD_FILE).write_text(record.to_json())
         for path in unfinished.rglob("*"):

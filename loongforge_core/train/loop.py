@@ -18,7 +18,7 @@ from loongforge_core.errors import CheckpointError
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import load_checkpoint, newest_checkpoint, remove_unfinished, save_checkpoint
+from loongforge_core.train.checkpoint import load_checkpoint, load_model, newest_checkpoint, remove_unfinished, save_checkpoint
 from loongforge_core.train.metrics import Metrics
 from loongforge_core.train.progress import Progress
 from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_numbers
@@ -90,11 +90,15 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
     progress.doing("building the model")
     models = [OmniModelProvider(composition=composition, registry=registry)()]
     checkpoint = newest_checkpoint(output_dir)
+    is_start = checkpoint is None or read_record(checkpoint).step == 0
     if checkpoint is None:
         import_pretrained(models, composition, registry, progress)
-    trainer = build_trainer(composition, models)
+    elif is_start:
+        load_model(checkpoint, models, composition)
+        progress.say(f"starting from {checkpoint}")
+    trainer = build_trainer(composition, models)  # copies the weights, so they are there before
     step = 0
-    if checkpoint is not None:
+    if checkpoint is not None and not is_start:
         progress.doing("loading the checkpoint")
         step = resume(trainer, data, checkpoint, progress)
     progress.say(trainable_table(composition, models))
