@@ -90,6 +90,16 @@ def test_too_long(make_maker: MakeMaker, conversation: Conversation) -> None:
         make_maker(seq_length=length - 1).sample(conversation)
 
 
+def test_an_answer_without_a_token(make_maker: MakeMaker) -> None:
+    endless = (
+        "{% for message in messages %}{{ message.role }}: {{ message.content }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    empty = Conversation((Message("user", ("Hi",)), Message("assistant", ())), where="data.jsonl:7")
+    with pytest.raises(DataError, match=r"^data.jsonl:7: no token of an answer is left to learn from"):
+        make_maker(endless).sample(empty)
+
+
 def test_a_tokenizer_larger_than_the_model(make_maker: MakeMaker, conversation: Conversation) -> None:
     with pytest.raises(DataError, match=r"^data.jsonl:7: token '<|im_end|>' has the id 257, but model.foundation.vocab_size is 257"):
         make_maker(vocab_size=257).sample(conversation)

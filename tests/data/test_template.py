@@ -47,6 +47,12 @@ DROPS_REASONING = (
     "{% set content = content.split('</think>')[-1] %}{% endif %}<|im_start|>{{ message.role }}\n{{ content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+STRINGS_ELSE_NOTHING = (
+    "{% for message in messages %}{% set content = message.content if message.content is string else '' %}"
+    "<|im_start|>{{ message.role }}\n{{ content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+STRINGS_ELSE_JSON = STRINGS_ELSE_NOTHING.replace("else ''", "else message.content | tojson")
+ASKS_FOR_REASONING = STRINGS_ELSE_NOTHING.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n{% endfor %}"
@@ -56,6 +62,7 @@ NO_ENDING = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }} {% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
+CHATML_WITH_MARKUP = "<|im_start|>user\nIs [<|image_pad|>] like <audio>?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def talk(*turns: tuple[object, ...]) -> Conversation:
@@ -93,18 +100,27 @@ def test_a_prompt_ends_where_the_answer_begins(make_tokenizer: MakeTokenizer) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("source", "expected"),
     [
-        ("CHATML", "<|im_start|>user\nIs [<|image_pad|>] like <audio>?<|im_end|>\n<|im_start|>assistant\n"),
-        ("LLAMA3", "<|begin|><|start|>user<|/start|>\n\nIs [<|image_pad|>] like <audio>?<|eot|><|start|>assistant<|/start|>\n\n"),
-        ("QWEN_VL", "<|im_start|>user\nIs <|vision|><|image_pad|><|/vision|> like <audio>?<|im_end|>\n<|im_start|>assistant\n"),
-        ("TEXT_OF_PARTS", "<|im_start|>user\nIs [<|image_pad|>] like <audio>?<|im_end|>\n<|im_start|>assistant\n"),
-        ("NO_SYSTEM", "<|im_start|>user\nIs [<|image_pad|>] like <audio>?<|im_end|>\n<|im_start|>assistant\n"),
+        pytest.param(None, CHATML_WITH_MARKUP, id="CHATML"),
+        pytest.param(
+            LLAMA3,
+            "<|begin|><|start|>user<|/start|>\n\nIs [<|image_pad|>] like <audio>?<|eot|><|start|>assistant<|/start|>\n\n",
+            id="LLAMA3",
+        ),
+        pytest.param(
+            QWEN_VL,
+            "<|im_start|>user\nIs <|vision|><|image_pad|><|/vision|> like <audio>?<|im_end|>\n<|im_start|>assistant\n",
+            id="QWEN_VL",
+        ),
+        pytest.param(TEXT_OF_PARTS, CHATML_WITH_MARKUP, id="TEXT_OF_PARTS"),
+        pytest.param(STRINGS_ELSE_NOTHING, CHATML_WITH_MARKUP, id="STRINGS_ELSE_NOTHING"),
+        pytest.param(STRINGS_ELSE_JSON, CHATML_WITH_MARKUP, id="STRINGS_ELSE_JSON"),
+        pytest.param(NO_SYSTEM, CHATML_WITH_MARKUP, id="NO_SYSTEM"),
     ],
 )
-def test_who_writes_the_placeholder_is_found_out(name: str, expected: str, make_tokenizer: MakeTokenizer) -> None:
+def test_who_writes_the_placeholder_is_found_out(source: str | None, expected: str, make_tokenizer: MakeTokenizer) -> None:
     """The template where it knows the modality and writes the recipe's placeholder, the recipe's markup elsewhere."""
-    source = {"CHATML": None, "LLAMA3": LLAMA3, "QWEN_VL": QWEN_VL, "TEXT_OF_PARTS": TEXT_OF_PARTS, "NO_SYSTEM": NO_SYSTEM}[name]
     template = ChatTemplate(make_tokenizer(source) if source else make_tokenizer(), MARKUPS)
     text = template.tokenise(talk(("user", "Is ", IMAGE, " like ", AUDIO, "?")), "generate")
     assert template.tokenizer.decode(text.token_ids) == expected
@@ -137,6 +153,16 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(make_tokenizer: MakeT
     assert written(template, template.tokenise(talk(question, answer), "train"))[1] == ["<think>A greeting.</think>Hello<|im_end|>"]
     with pytest.raises(DataError, match=r"^data.jsonl:7: .* renders turn 2 differently depending on what follows it"):
         template.tokenise(talk(question, answer, question, answer), "train")
+
+
+def test_an_answer_that_does_not_begin_as_it_is_asked_for(make_tokenizer: MakeTokenizer) -> None:
+    template = ChatTemplate(make_tokenizer(ASKS_FOR_REASONING), {})
+    question = ("user", "Hi")
+    assert written(template, template.tokenise(talk(question, ("assistant", "<think>\nA greeting.")), "train"))[1] == [
+        "A greeting.<|im_end|>"
+    ]
+    with pytest.raises(DataError, match=r"^data.jsonl:7: .* asks for an answer with .*<think>.* but does not begin turn 2 so"):
+        template.tokenise(talk(question, ("assistant", "Hello")), "train")
 
 
 def test_a_conversation_that_the_template_refuses(make_tokenizer: MakeTokenizer) -> None:
