@@ -24,7 +24,7 @@ from loongforge_core.train.progress import Progress
 from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_numbers
 from loongforge_core.train.step import StepResult, Trainer, build_trainer
 from loongforge_core.train.summary import trainable_table
-from loongforge_core.weights.import_hf import import_hf
+from loongforge_core.weights.load import load_slot
 
 __all__ = ["CONFIG_FILE", "PLUGINS_FILE", "TrainResult", "train"]
 
@@ -92,7 +92,9 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
     checkpoint = newest_checkpoint(output_dir)
     is_start = checkpoint is None or read_record(checkpoint).step == 0
     if checkpoint is None:
-        import_pretrained(models, composition, registry, progress)
+        for model in models:
+            for slot in load_pretrained(model.components(), composition, registry):
+                progress.say(f"{slot} starts from {composition.slots[slot].settings.pretrained}")
     elif is_start:
         load_model(checkpoint, models, composition)
         progress.say(f"starting from {checkpoint}")
@@ -113,17 +115,6 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
         remove_unfinished(output_dir)
         describe(composition, record, output_dir)
     return Run(composition, trainer, data, record, output_dir, progress), step
-
-
-def import_pretrained(models: Sequence[OmniCombinationModel], composition: Composition, registry: Registry, progress: Progress) -> None:
-    """Fills the slots that name a Hugging Face folder."""
-    for model in models:
-        for name, component in model.components().items():
-            slot = composition.slots[name]
-            if slot.settings.pretrained is not None:
-                progress.doing(f"reading {slot.settings.pretrained}")
-                table = registry.load(slot.spec, "weights")(slot.config)
-                import_hf(slot.settings.pretrained, component, table, slot.config)
 
 
 def resume(trainer: Trainer, data: TrainingData, checkpoint: Path, progress: Progress) -> int:
