@@ -1,1 +1,1 @@
-"""From a conversations file to batches: conversations -> template -> sample -> collate, in the sampler's order; `training_data` is all of it."""
+"""From files to batches: conversations -> template -> sample -> collate, in the order of sampler; `training_data` is all of it."""
