@@ -18,7 +18,7 @@ import yaml
 from loongforge_core.component import ComponentConfig
 from loongforge_core.registry.registry import Registry
 from loongforge_core.testing.reference import ours
-from loongforge_core.weights.config_keys import config_problems
+from loongforge_core.weights.config_keys import config_fields, config_problems, write_config
 from loongforge_core.weights.holding import holdings
 
 __all__ = ["check_published_size", "names_on_disk", "published_config"]
@@ -45,6 +45,8 @@ def check_published_size(
         tree = {key: value for key, value in reference.config.to_dict().items() if key != "model_type"}
         problems = config_problems(built.table.keys, tree, config)
         assert not problems, f"{name}: {problems}"
+        read = type(config).model_validate({**config.model_dump(exclude_unset=True), **config_fields(built.table.keys, tree)})
+        assert write_config(built.table.keys, read) == write_config(built.table.keys, config), f"{name}: config.json reads as {read}"
 
 
 def published_config(name: str, registry: Registry, inferred: Mapping[str, int]) -> ComponentConfig:

@@ -24,7 +24,7 @@ from loongforge_core.train.progress import Progress
 from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_numbers
 from loongforge_core.train.step import StepResult, Trainer, build_trainer
 from loongforge_core.train.summary import trainable_table
-from loongforge_core.weights.load import load_slot
+from loongforge_core.weights.load import load_pretrained
 
 __all__ = ["CONFIG_FILE", "PLUGINS_FILE", "TrainResult", "train"]
 

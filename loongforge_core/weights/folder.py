@@ -52,6 +52,7 @@ class WeightsFolder:
             raise WeightsError(f"{path} is not a folder; expected a Hugging Face folder with config.json and safetensors")
         self.path = path
         self.tensors: dict[str, StoredTensor] = {}
+        self._opened: dict[Path, Any] = {}
         for file, names in self._files().items():
             self._add(file, names)
 
@@ -78,8 +79,9 @@ class WeightsFolder:
 
     def _add(self, file: Path, expected: set[str] | None) -> None:
         try:
-            with safe_open(file, "pt") as opened:
-                found = {name: StoredTensor(file, tuple(opened.get_slice(name).get_shape())) for name in opened.keys()}  # noqa: SIM118
+            opened: Any = safe_open(file, "pt")
+            self._opened[file] = opened
+            found = {name: StoredTensor(file, tuple(opened.get_slice(name).get_shape())) for name in opened.keys()}  # noqa: SIM118
         except FileNotFoundError as error:
             raise WeightsError(f"{file} does not exist, but {INDEX} names it") from error
         except (OSError, SafetensorError) as error:
@@ -89,9 +91,8 @@ class WeightsFolder:
         self.tensors.update(found)
 
     def read(self, name: str) -> Tensor:
-        with safe_open(self.tensors[name].file, "pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
-            return tensor
+        tensor: Tensor = self._opened[self.tensors[name].file].get_tensor(name)
+        return tensor
 
 
 @dataclass(frozen=True)

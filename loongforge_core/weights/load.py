@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loongforge_core.config.composition import Composition
+from loongforge_core.config.composition import Composition, Slot
 from loongforge_core.errors import WeightsError, did_you_mean
 from loongforge_core.layers.interfaces import Component
 from loongforge_core.registry.registry import Registry
@@ -24,7 +24,7 @@ def import_model(folder: Path | str, components: Mapping[str, Component[Any]], c
     if (path / MANIFEST).is_file() and (tree := read_json(path / MANIFEST)).get("layout") == "slots":
         check_slots(path, tree, composition)
         for name, component in components.items():
-            load_slot(path / name, name, component, composition, registry)
+            load_slot(path / name, composition.slots[name], component, registry)
         return
     table = whole_table(composition, registry)
     if table is None:
@@ -38,14 +38,14 @@ def import_model(folder: Path | str, components: Mapping[str, Component[Any]], c
 
 def load_pretrained(components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> tuple[str, ...]:
     """Fills every slot that names a `pretrained` folder, and returns those slots."""
-    named = [name for name in components if composition.slots[name].settings.pretrained]
-    for name in named:
-        load_slot(Path(str(composition.slots[name].settings.pretrained)), name, components[name], composition, registry)
+    named = {name: folder for name in components if (folder := composition.slots[name].settings.pretrained)}
+    for name, folder in named.items():
+        load_slot(folder, composition.slots[name], components[name], registry)
     return tuple(named)
 
 
-def load_slot(folder: Path, name: str, component: Component[Any], composition: Composition, registry: Registry) -> None:
-    slot = composition.slots[name]
+def load_slot(folder: Path | str, slot: Slot, component: Component[Any], registry: Registry) -> None:
+    """Fills one slot's component from a folder in its own format."""
     import_hf(folder, component, slot_table(slot.spec, component, registry), slot.config)
 
 
