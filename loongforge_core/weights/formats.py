@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from loongforge_core.weights.rules import TENSOR, Copy
 from loongforge_core.weights.table import Table
 
 __all__ = ["slot_table", "whole_table"]
+
+logger = logging.getLogger(__name__)
 
 
 def slot_table(spec: ComponentSpec, component: Component[Any], registry: Registry) -> Table:
@@ -75,4 +78,13 @@ def recipes(composition: Composition, registry: Registry) -> list[ComponentSpec]
     if not composition.recipe_config.behaves_as_default:
         return []
     publishing = [published.spec for published in registry.components("recipe") if published.spec.weights]
-    return [spec for spec in publishing if registry.load(spec, "config").behaves_as_default]
+    return [spec for spec in publishing if is_like_default(spec, registry)]
+
+
+def is_like_default(spec: ComponentSpec, registry: Registry) -> bool:
+    """Nobody selected this recipe: where it is broken, that is no more than a warning (I6)."""
+    try:
+        return bool(registry.load(spec, "config").behaves_as_default)
+    except PluginError as error:
+        logger.warning("%s", error)
+        return False

@@ -145,6 +145,12 @@ def test_each_slot_has_its_own_published_format(mixed: Composition, registry: Re
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").chat_template
 
 
+def test_a_broken_recipe_that_nobody_selected(mixed: Composition, registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    registry.register(ComponentSpec(kind="recipe", name="a_broken", summary="", config="no.such:Config", weights="no.such:table"))
+    assert whole_table(mixed, registry) is None
+    assert "config of recipe 'a_broken'" in caplog.text
+
+
 def test_manifest(mixed: Composition, registry: Registry, tmp_path: Path) -> None:
     export_hf(built(mixed, registry).components(), mixed, registry, tmp_path / "hf")
     tree = json.loads((tmp_path / "hf" / "manifest.json").read_text())
