@@ -97,7 +97,7 @@ class Answer:
     traceback: str = ""
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float | None = 120) -> list[Any]:
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float | None = 300) -> list[Any]:
     """Results of `function(*args)` on `world_size` ranks that share a default process group, in the order of ranks.
 
     `function` is defined at the top of a module; arguments and results are pickled. When a rank raises, dies or, after

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-from loongforge_core.parallel.cpu import prepare_megatron
-from loongforge_core.parallel.launch import single_process
-
-prepare_megatron()
-
-from megatron.core import tensor_parallel  # noqa: E402
-from megatron.core.distributed import (  # noqa: E402
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
+from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
+from megatron.core.dist_checkpointing.serialization import (
+    get_default_load_sharded_strategy,
+    get_default_save_sharded_strategy,
 )
-from megatron.core.enums import ModelType  # noqa: E402
-from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer  # noqa: E402
-from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
-from megatron.core.transformer import MegatronModule, TransformerConfig  # noqa: E402
-from megatron.core.transformer.transformer_block import TransformerBlock  # noqa: E402
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.enums import ModelType
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer import MegatronModule, MLATransformerConfig, TransformerConfig
+from megatron.core.transformer.transformer_block import TransformerBlock
+
+from loongforge_core.parallel.cpu import REDIRECTIONS
+from loongforge_core.parallel.launch import run_ranks, single_process
+from loongforge_core.parallel.repairs import REPAIRS
 
 VOCABULARY, LENGTH, MICRO_BATCHES = 64, 16, 4
 
@@ -58,27 +65,25 @@ class TinyGPT(MegatronModule):
         return tensor_parallel.vocab_parallel_cross_entropy(logits.float(), ids[:, 1:].t().contiguous()).mean()
 
 
-def tiny_config(**changes: Any) -> TransformerConfig:
-    return TransformerConfig(
-        **{
-            "num_layers": 4,
-            "hidden_size": 32,
-            "ffn_hidden_size": 64,
-            "num_attention_heads": 4,
-            "num_query_groups": 2,
-            "normalization": "RMSNorm",
-            "gated_linear_unit": True,
-            "activation_func": torch.nn.functional.silu,
-            "add_bias_linear": False,
-            "hidden_dropout": 0.0,
-            "attention_dropout": 0.0,
-            "use_cpu_initialization": True,
-            "masked_softmax_fusion": False,
-            "gradient_accumulation_fusion": False,
-            "bias_dropout_fusion": False,
-            **changes,
-        }
-    )
+SHAPE = {"num_layers": 4, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4}
+UNFUSED = {
+    "normalization": "RMSNorm",
+    "gated_linear_unit": True,
+    "activation_func": torch.nn.functional.silu,
+    "add_bias_linear": False,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "use_cpu_initialization": True,
+    "masked_softmax_fusion": False,
+    "gradient_accumulation_fusion": False,
+    "bias_dropout_fusion": False,
+}
+PRECISIONS: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"bf16": True, "params_dtype": torch.bfloat16}}
+RECOMPUTED = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+def experts(dispatcher: str) -> dict[str, Any]:
+    return {"num_moe_experts": 4, "moe_router_topk": 2, "moe_token_dispatcher_type": dispatcher}
 
 
 @dataclass
@@ -86,12 +91,20 @@ class Trainer:
     model: Any
     optimizer: Any
 
+    def sharded_state(self, *, is_loading: bool) -> dict[str, Any]:
+        model = self.model.module.sharded_state_dict()
+        return {"model": model, "optimizer": self.optimizer.sharded_state_dict(model, is_loading=is_loading)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
     def step(self, batches: list[torch.Tensor]) -> tuple[float, float]:
         """Mean loss over this process's micro-batches, and the gradient norm."""
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         losses = get_forward_backward_func()(
-            forward_step_func=lambda data, model: (model(next(data)), lambda loss: (loss, {"loss": loss.detach()})),
+            forward_step_func=lambda data, model: (model(next(data)), lambda loss: (loss, {"loss": loss.detach().clone()})),
             data_iterator=iter(batches),
             model=[self.model],
             num_microbatches=len(batches),
@@ -105,7 +118,7 @@ class Trainer:
 
 
 def tiny_trainer(*, distributed_optimizer: bool = False, num_experts: int | None = None, **changes: Any) -> Trainer:
-    config = tiny_config(**changes)
+    config = TransformerConfig(**{**SHAPE, "num_query_groups": 2, **UNFUSED, **changes})
     torch.manual_seed(7)
     module = TinyGPT(config, num_experts)
     if config.bf16:
@@ -134,10 +147,235 @@ def micro_batches() -> list[torch.Tensor]:
     return list(ids)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", list(PRECISIONS))
 def test_trains_on_one_process(precision: str) -> None:
-    changes = {"bf16": True, "params_dtype": torch.bfloat16} if precision == "bf16" else {}
     with single_process():
-        trainer = tiny_trainer(**changes)
+        trainer = tiny_trainer(**PRECISIONS[precision])
         losses = [trainer.step(micro_batches())[0] for _ in range(3)]
     assert losses[0] > losses[1] > losses[2]
+
+
+def losses_and_norms(steps: int, layout: dict[str, int], distributed_optimizer: bool, changes: dict[str, Any]) -> Any:
+    """(loss over all ranks, gradient norm) of each step, on this rank of the default process group."""
+    parallel_state.initialize_model_parallel(**layout)
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    trainer = tiny_trainer(distributed_optimizer=distributed_optimizer, **layout, **changes)
+    rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    results = []
+    for _ in range(steps):
+        loss, norm = trainer.step(micro_batches()[rank::size])
+        total = torch.tensor(loss)
+        torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
+        results.append((total.item() / size, norm))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("layout", "distributed_optimizer", "changes"),
+    [
+        ({}, False, {}),
+        ({}, True, {}),
+        ({"tensor_model_parallel_size": 2}, False, {}),
+        ({"tensor_model_parallel_size": 2}, True, RECOMPUTED),
+    ],
+    ids=["dp2", "dp2-distributed", "tp2", "tp2-distributed-recomputed"],
+)
+def test_two_processes_equal_one(layout: dict[str, int], distributed_optimizer: bool, changes: dict[str, Any]) -> None:
+    (one,) = run_ranks(losses_and_norms, 1, 3, {}, False, {})
+    for two in run_ranks(losses_and_norms, 2, 3, layout, distributed_optimizer, changes):
+        # Sums are taken in another order: a few units in the last place of fp32, over three steps.
+        torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-5, atol=0)
+
+
+def test_recomputation_repeats_dropout() -> None:
+    changes = {"hidden_dropout": 0.2, "attention_dropout": 0.2}
+    kept, recomputed = (run_ranks(losses_and_norms, 1, 2, {}, False, c) for c in (changes, {**changes, **RECOMPUTED}))
+    assert kept == recomputed
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+def test_checkpoint_resumes_exactly(precision: str, tmp_path: Path) -> None:
+    with single_process():
+        trainer = tiny_trainer(**PRECISIONS[precision])
+        trainer.step(micro_batches())
+        dist_checkpointing.save(trainer.sharded_state(is_loading=False), tmp_path)
+        expected = [trainer.step(micro_batches()) for _ in range(2)]
+
+        resumed = tiny_trainer(**PRECISIONS[precision])
+        resumed.load(dist_checkpointing.load(resumed.sharded_state(is_loading=True), tmp_path))
+        assert [resumed.step(micro_batches()) for _ in range(2)] == expected
+
+
+def train_and_resume(folder: str) -> tuple[Any, Any]:
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    trainer = tiny_trainer(tensor_model_parallel_size=2)
+    trainer.step(micro_batches())
+    save = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), None, True)
+    dist_checkpointing.save(trainer.sharded_state(is_loading=False), folder, save)
+    expected = trainer.step(micro_batches())
+    resumed = tiny_trainer(tensor_model_parallel_size=2)
+    load = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(folder))
+    resumed.load(dist_checkpointing.load(resumed.sharded_state(is_loading=True), folder, load))
+    return expected, resumed.step(micro_batches())
+
+
+def test_checkpoint_in_parallel_resumes_exactly(tmp_path: Path) -> None:
+    for expected, resumed in run_ranks(train_and_resume, 2, str(tmp_path)):
+        assert resumed == expected
+
+
+@pytest.mark.parametrize("dispatcher", ["allgather", "alltoall"])
+def test_experts_train(dispatcher: str) -> None:
+    with single_process():
+        trainer = tiny_trainer(num_experts=4, **experts(dispatcher))
+        losses = [trainer.step(micro_batches())[0] for _ in range(3)]
+    assert losses[0] > losses[1] > losses[2]
+
+
+def losses_of_experts(size: int, dispatcher: str) -> list[float]:
+    parallel_state.initialize_model_parallel(expert_model_parallel_size=size)
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    changes = {**experts(dispatcher), "expert_model_parallel_size": size}
+    trainer = tiny_trainer(num_experts=4, **changes)
+    rank = parallel_state.get_data_parallel_rank()
+    return [trainer.step(micro_batches()[rank::size])[0] for _ in range(3)]
+
+
+@pytest.mark.parametrize("dispatcher", ["allgather", "alltoall"])
+def test_experts_train_on_two_processes(dispatcher: str) -> None:
+    for losses in run_ranks(losses_of_experts, 2, 2, dispatcher):
+        assert losses[0] > losses[1] > losses[2]
+
+
+class PlainAttention(MegatronModule):
+    """Megatron's own, without transformer-engine, takes no values narrower than the keys."""
+
+    def __init__(self, config: TransformerConfig, *_: Any, **__: Any) -> None:
+        super().__init__(config=config)
+
+    def forward(self, *q_k_v: Any, **_: Any) -> torch.Tensor:
+        q_BHTD, k_BHTD, v_BHTD = (x_TBHD.permute(1, 2, 0, 3) for x_TBHD in q_k_v[:3])
+        out = torch.nn.functional.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+        return out.permute(2, 0, 1, 3).flatten(2)
+
+
+def test_latent_attention_runs_forward_and_backward() -> None:
+    with single_process():
+        config = MLATransformerConfig(**SHAPE, **UNFUSED, rope_type="rope", q_lora_rank=16, kv_lora_rank=16)
+        spec = get_gpt_layer_local_spec(multi_latent_attention=True, normalization="RMSNorm")
+        spec.submodules.self_attention.submodules.core_attention = PlainAttention
+        block = TransformerBlock(config, spec)
+        x_TBC = torch.randn(LENGTH, 2, 32, requires_grad=True)
+        block(x_TBC, attention_mask=None).square().sum().backward()
+    assert x_TBC.grad is not None and x_TBC.grad.abs().sum() > 0
+
+
+def sum_over_ranks_of_a_transposed_gradient() -> torch.Tensor:
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
+    x = torch.ones(2, 3, requires_grad=True)
+    copied = tensor_parallel.copy_to_tensor_model_parallel_region(x)
+    copied.t().backward(torch.arange(6.0).view(3, 2))
+    assert x.grad is not None
+    return x.grad
+
+
+def test_gradients_that_are_not_contiguous_are_summed() -> None:
+    for gradient in run_ranks(sum_over_ranks_of_a_transposed_gradient, 2):
+        assert gradient.equal(2 * torch.arange(6.0).view(3, 2).t())
+
+
+# ---- what is refused, what is left alone ----------------------------------------------------------------------------
+
+
+def run_python(code: str, *, first_on_path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    path = [str(first_on_path)] * bool(first_on_path) + sys.path
+    code = f"import sys; sys.path[:] = {path!r}\n" + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("version", ["0.16.0", "0.20.0", "0.20.1", "1.0.0"])
+def test_untested_versions_are_refused(version: str, tmp_path: Path) -> None:
+    folder = tmp_path / "megatron" / "core"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise AssertionError('imported')")
+    names = zip(("MAJOR", "MINOR", "PATCH"), version.split("."))
+    (folder / "package_info.py").write_text("".join(f"{name} = {n}\n" for name, n in names) + 'PRE_RELEASE = ""\n')
+    code = "from loongforge_core.parallel.cpu import prepare_megatron; prepare_megatron()"
+    found = run_python(code, first_on_path=tmp_path)
+    message = found.stderr.splitlines()[-1]
+    assert "VersionError" in message and version in message and str(folder) in message
+    assert "pip install 'megatron-core>=0.16.1,<0.20'" in message
+
+
+def test_preparing_costs_no_torch_and_importing_says_nothing() -> None:
+    found = run_python(
+        """
+        import sys
+        from loongforge_core.parallel.cpu import prepare_megatron
+        prepare_megatron(); prepare_megatron()
+        assert "torch" not in sys.modules
+        import megatron.core
+        import megatron.core.models.gpt.gpt_layer_specs
+        import megatron.core.dist_checkpointing
+        import megatron.core.optimizer
+        import megatron.core.transformer.multi_latent_attention
+        """
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_modules_imported_earlier_are_brought_up_to_date() -> None:
+    found = run_python(
+        """
+        from megatron.core.fusions.fused_bias_swiglu import swiglu
+        from megatron.core import tensor_parallel
+        from megatron.core.fusions import fused_bias_swiglu
+        from megatron.core.transformer.moe import moe_utils, token_dispatcher
+        assert hasattr(swiglu, "_torchdynamo_orig_callable")
+        from loongforge_core.parallel.cpu import prepare_megatron
+        prepare_megatron()
+        assert not hasattr(fused_bias_swiglu.swiglu, "_torchdynamo_orig_callable")
+        assert token_dispatcher.maybe_move_tensor_to_cpu is moe_utils.maybe_move_tensor_to_cpu
+        assert moe_utils.maybe_move_tensor_to_cpu.__module__ == "loongforge_core.parallel.cpu"
+        assert tensor_parallel.random.torch.cuda.current_device() == "cpu"
+        """
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_everyone_else_keeps_the_real_torch() -> None:
+    found = run_python(
+        """
+        import torch
+        before = {owner: dict(vars(owner)) for owner in (torch, torch.cuda, torch.Tensor)}
+        from loongforge_core.parallel.launch import single_process
+        from megatron.core import tensor_parallel, optimizer, pipeline_parallel
+        with single_process():
+            pass
+        changed = [n for owner, names in before.items() for n in names if getattr(owner, n) is not names[n]]
+        added = [n for owner, names in before.items() for n in set(vars(owner)) - set(names)]
+        tensor = torch.zeros(1)
+        print(sorted(n for n in changed if not isinstance(before[torch.Tensor].get(n), staticmethod)))
+        print([n for n in added if n in ("cuda", "type")])
+        assert tensor.type() == "torch.FloatTensor" and tensor.type(torch.int64).dtype == torch.int64
+        for forbidden in (tensor.cuda, torch.cuda.current_device, lambda: torch.zeros(1, device="cuda")):
+            try:
+                forbidden()
+            except (AssertionError, RuntimeError):
+                continue
+            raise SystemExit("torch no longer says that there is no CUDA")
+        with torch.device("meta"):
+            assert torch.zeros(1).is_meta and torch.nn.Linear(2, 2).weight.is_meta
+            assert tensor_parallel.mappings.torch.zeros(1).is_meta
+        """
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    print(found.stdout)
+
+
+@pytest.mark.parametrize("row", [r for r in REDIRECTIONS + REPAIRS if r.where.startswith("megatron")], ids=lambda r: r.name)
+def test_every_row_for_a_module_is_still_applied(row: Any) -> None:
+    importlib.import_module(row.where)
+    assert row.name in vars(sys.modules[row.where])
+    assert row.reason and row.until
