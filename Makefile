@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 NEWER := 0.19.2
 NEWER_FOLDER := .megatron-$(NEWER)
 WITH_NEWER := PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
-MEGATRON_TESTS := tests/parallel tests/layers tests/model tests/weights tests/train tests/generate plugins
+MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate plugins
 
 .PHONY: demo test check format lint types contracts bench install clean
 
