@@ -12,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import multiprocessing.dummy
 import os
 import queue
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from megatron.core import __version__ as megatron_version
@@ -27,6 +28,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import distributed
+from torch.distributed.checkpoint import CheckpointException
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import CheckpointError
@@ -98,15 +100,13 @@ def save_start(output_dir: Path, models: Sequence[OmniCombinationModel], composi
 
 def save(output_dir: Path, state: dict[str, Any], record: Record) -> Path:
     folder = output_dir / FOLDER / f"{PREFIX}{record.step:08d}"
-    # A name of its own: writers of a run that was killed may live a moment longer than it, and must not meet those of the next.
-    chosen = [uuid.uuid4().hex]
-    distributed.broadcast_object_list(chosen)
-    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}_{chosen[0]}")
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
     first = distributed.get_rank() == 0
     if first:
+        remove_unfinished(output_dir)
         unfinished.mkdir(parents=True)
     distributed.barrier()
-    with quiet(), results_in_this_process():
+    with quiet(), writing_in_this_process():
         dist_checkpointing.save(state, str(unfinished))
     if first:
         (unfinished / RECORD_FILE).write_text(record.to_json())
@@ -134,15 +134,19 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def results_in_this_process() -> Iterator[None]:
-    """Megatron hands the results of writing over in a server process, also where it writes synchronously. It takes seconds to start, needs
-    an importable `__main__`, and outlives a run that is killed; a queue does where nobody else is asked."""
-    before = filesystem_async._results_queue
+def writing_in_this_process() -> Iterator[None]:
+    """Megatron 0.16 forks its writers, and both versions hand results over in a server process, also where they write synchronously.
+
+    Of a run that is killed while it saves, those live on, waiting for it for ever; the server takes seconds to start and needs a `__main__`
+    that can be imported. Threads and a queue do as well where nobody goes on training meanwhile (0.19 writes with threads itself).
+    """
+    before = filesystem_async.mp, filesystem_async._results_queue
+    filesystem_async.mp = SimpleNamespace(get_context=lambda _: multiprocessing.dummy)
     filesystem_async._results_queue = queue.Queue()
     try:
         yield
     finally:
-        filesystem_async._results_queue = before
+        filesystem_async.mp, filesystem_async._results_queue = before
 
 
 def write_through(path: Path) -> None:
@@ -211,7 +215,7 @@ def reads_common_state_of_0_19() -> bool:
 def readable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (CheckpointingException, OSError, RuntimeError, KeyError, ValueError) as error:
+    except (CheckpointingException, CheckpointException, OSError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,24 +13,21 @@ from torch import distributed
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
-from loongforge_core.errors import CheckpointError
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry.registry import Registry
 from loongforge_core.train.checkpoint import load_checkpoint, load_model, newest_checkpoint, remove_unfinished, save_checkpoint
 from loongforge_core.train.metrics import Metrics
 from loongforge_core.train.progress import Progress
-from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_numbers
+from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_model, require_numbers
 from loongforge_core.train.step import StepResult, Trainer, build_trainer
 from loongforge_core.train.summary import trainable_table
-from loongforge_core.weights.load import load_pretrained
+from loongforge_core.weights.load import load_slot
 
 __all__ = ["CONFIG_FILE", "PLUGINS_FILE", "TrainResult", "train"]
 
 CONFIG_FILE = "config.yaml"
 PLUGINS_FILE = "plugins.json"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,25 +83,20 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
     output_dir = Path(composition.run.output_dir)
     progress.doing("opening the data")
     data = TrainingData(composition, registry)
+    checkpoint = newest_checkpoint(output_dir)
+    done = steps_done(checkpoint, composition, data) if checkpoint else 0
     progress.doing("building the model")
     models = [OmniModelProvider(composition=composition, registry=registry)()]
-    checkpoint = newest_checkpoint(output_dir)
-    is_start = checkpoint is None or read_record(checkpoint).step == 0
-    if checkpoint is None:
-        for model in models:
-            for slot in load_pretrained(model.components(), composition, registry):
-                progress.say(f"{slot} starts from {composition.slots[slot].settings.pretrained}")
-    elif is_start:
-        load_model(checkpoint, models, composition)
-        progress.say(f"starting from {checkpoint}")
+    if not done:
+        fill_with_start(models, checkpoint, composition, registry, progress)
     trainer = build_trainer(composition, models)  # copies the weights, so they are there before
-    step = 0
-    if checkpoint is not None and not is_start:
-        progress.doing("loading the checkpoint")
-        step = resume(trainer, data, checkpoint, progress)
+    if done:
+        progress.doing(f"going on from {checkpoint}")
+        assert checkpoint
+        load_checkpoint(checkpoint, trainer)
     progress.say(trainable_table(composition, models))
     record = Record(
-        step=step,
+        step=done,
         model=model_of(composition),
         numbers=numbers_of(composition, data),
         plugins=tuple(registry.fingerprint().splitlines()),
@@ -114,16 +105,31 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_unfinished(output_dir)
         describe(composition, record, output_dir)
-    return Run(composition, trainer, data, record, output_dir, progress), step
+    return Run(composition, trainer, data, record, output_dir, progress), done
 
 
-def resume(trainer: Trainer, data: TrainingData, checkpoint: Path, progress: Progress) -> int:
-    require_numbers(read_record(checkpoint), trainer.composition, data, checkpoint)
-    step = load_checkpoint(checkpoint, trainer).step
-    if step > trainer.composition.run.train.steps:
-        raise CheckpointError(f"{checkpoint} is at step {step}, beyond train.steps {trainer.composition.run.train.steps}")
-    progress.say(f"going on from {checkpoint}")
-    return step
+def steps_done(checkpoint: Path, composition: Composition, data: TrainingData) -> int:
+    """Those of the checkpoint. Raises CheckpointError where this run cannot go on from it."""
+    record = read_record(checkpoint)
+    require_model(record, composition, checkpoint)
+    if record.step:  # at step 0 it is weights alone, for any run to begin with
+        require_numbers(record, composition, data, checkpoint)
+    return record.step
+
+
+def fill_with_start(
+    models: Sequence[OmniCombinationModel], checkpoint: Path | None, composition: Composition, registry: Registry, progress: Progress
+) -> None:
+    """The weights that a new run begins with, where they are not just the initial ones."""
+    if checkpoint is not None:
+        progress.doing(f"starting from {checkpoint}")
+        load_model(checkpoint, models, composition)
+        return
+    for model in models:
+        for name, component in model.components().items():
+            if folder := composition.slots[name].settings.pretrained:
+                progress.doing(f"{name} starts from {folder}")
+                load_slot(folder, composition.slots[name], component, registry)
 
 
 def describe(composition: Composition, record: Record, output_dir: Path) -> None:

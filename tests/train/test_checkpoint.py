@@ -1,0 +1,228 @@
+"""A checkpoint brings a run back exactly, belongs to one model and one run, and executes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from megatron.core import dist_checkpointing
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.data.training_data import TrainingData
+from loongforge_core.errors import CheckpointError
+from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.registry import Registry
+from loongforge_core.train import checkpoint
+from loongforge_core.train.checkpoint import (
+    checkpoints,
+    find_checkpoint,
+    load_checkpoint,
+    load_model,
+    newest_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+)
+from loongforge_core.train.record import RECORD_FILE, Record, model_of, numbers_of, read_record, require_numbers
+from loongforge_core.train.step import Trainer, build_trainer
+
+Compose = Callable[..., Composition]
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+@dataclass(frozen=True)
+class Saved:
+    composition: Composition
+    trainer: Trainer
+    data: TrainingData
+    folder: Path
+
+
+def trainer_of(composition: Composition, registry: Registry) -> Trainer:
+    return build_trainer(composition, [OmniModelProvider(composition=composition, registry=registry)()])
+
+
+def record_of(composition: Composition, data: TrainingData, step: int) -> Record:
+    return Record(step=step, model=model_of(composition), numbers=numbers_of(composition, data), plugins=("a plugin 1.0",))
+
+
+@pytest.fixture
+def saved(compose: Compose, registry: Registry) -> Saved:
+    """After three steps."""
+    return save(compose("model.image_encoder.lr=1e-3"), registry)
+
+
+def save(composition: Composition, registry: Registry) -> Saved:
+    trainer, data = trainer_of(composition, registry), TrainingData(composition, registry)
+    for step in range(3):
+        trainer.step(data.batches(step))
+    folder = save_checkpoint(Path(composition.run.output_dir), trainer, record_of(composition, data, 3))
+    return Saved(composition, trainer, data, folder)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_goes_on_exactly(compose: Compose, registry: Registry, precision: str) -> None:
+    saved = save(compose(f"train.precision={precision}", "model.image_encoder.lr=1e-3"), registry)
+    resumed = trainer_of(saved.composition, registry)
+    assert load_checkpoint(saved.folder, resumed).step == 3
+    for step in range(3, 7):
+        batches = saved.data.batches(step)
+        assert resumed.step(batches) == saved.trainer.step(batches)
+    assert all(map(torch.equal, saved.trainer.models[0].parameters(), resumed.models[0].parameters()))
+
+
+def test_every_parameter_has_a_step_of_its_own(saved: Saved, registry: Registry) -> None:
+    """Megatron loads one for all; AdamW would then count it once per parameter."""
+    resumed = trainer_of(saved.composition, registry)
+    load_checkpoint(saved.folder, resumed)
+    (optimizer,) = resumed.optimizer.chained_optimizers
+    steps = [state["step"] for state in optimizer.optimizer.state.values()]
+    assert len({id(step) for step in steps}) == len(steps) == len(list(optimizer.get_parameters()))
+    assert {float(step) for step in steps} == {3.0}
+
+
+def test_the_model_alone_can_be_loaded(saved: Saved, registry: Registry) -> None:
+    model = OmniModelProvider(composition=saved.composition, registry=registry)()
+    assert not all(map(torch.equal, model.parameters(), saved.trainer.models[0].parameters()))
+    load_model(saved.folder, [model], saved.composition)
+    assert all(map(torch.equal, model.parameters(), saved.trainer.models[0].parameters()))
+
+
+def test_another_model_is_refused_by_every_difference(saved: Saved, compose: Compose, registry: Registry) -> None:
+    other = compose("model.foundation.num_layers=3", "model.image_encoder.feature_layer=-2")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(saved.folder, trainer_of(other, registry))
+    assert str(caught.value).splitlines()[1:] == [
+        "  model.image_encoder.feature_layer: the checkpoint has -1, this run has -2",
+        "  model.foundation.num_layers: the checkpoint has 2, this run has 3",
+    ]
+    with pytest.raises(CheckpointError, match=r"foundation\.num_layers: the checkpoint has 2, this run has 3"):
+        load_model(saved.folder, [OmniModelProvider(composition=other, registry=registry)()], other)
+
+
+def test_another_tokenizer_makes_another_model(saved: Saved, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(str(saved.composition.run.tokenizer), tokenizer)
+    run = saved.composition.run.model_copy(update={"tokenizer": str(tokenizer)})
+    moved = replace(saved.composition, run=run)
+    assert model_of(moved) == model_of(saved.composition)  # what it says counts, not where it lies
+    (tokenizer / "chat_template.jinja").write_text("{{ messages }}")
+    assert model_of(moved)["tokenizer"] != model_of(saved.composition)["tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("train.steps=16", "train.steps: the checkpoint has 8, this run has 16"),
+        ("train.global_batch_size=16", "train.global_batch_size: the checkpoint has 8, this run has 16"),
+        ("train.seed=5", "train.seed: the checkpoint has 1, this run has 5"),
+        ("data.shuffle=false", "data.shuffle: the checkpoint has true, this run has false"),
+        ("data.augment.image.stretch=0.5", "data.augment.image.stretch: the checkpoint has 0.15, this run has 0.5"),
+        ("model.image_encoder.lr=2e-3", "model.image_encoder.lr: the checkpoint has 0.001, this run has 0.002"),
+        ("model.foundation.freeze=true", "model.foundation.freeze: the checkpoint has false, this run has true"),
+    ],
+)
+def test_settings_that_change_numbers_are_refused(saved: Saved, compose: Compose, override: str, line: str) -> None:
+    changed = compose("model.image_encoder.lr=1e-3", "train.micro_batch_size=2", "train.save_interval=1", override)
+    with pytest.raises(CheckpointError) as caught:
+        require_numbers(read_record(saved.folder), changed, saved.data, saved.folder)
+    assert str(caught.value).splitlines()[1:-1] == [f"  {line}"]
+
+
+def test_another_data_file_is_noticed(saved: Saved, data_file: Path, compose: Compose, registry: Registry, tmp_path: Path) -> None:
+    longer = data_file.with_name("longer.jsonl")
+    longer.write_text(data_file.read_text() * 2)
+    composition = compose("model.image_encoder.lr=1e-3", f"data.path={longer}")
+    with pytest.raises(CheckpointError, match=r"data\.samples: the checkpoint has 40, this run has 80"):
+        require_numbers(read_record(saved.folder), composition, TrainingData(composition, registry), saved.folder)
+
+
+# ---- complete or invisible
+
+
+def test_an_unfinished_checkpoint_is_invisible(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    output = Path(saved.composition.run.output_dir)
+    monkeypatch.setattr(checkpoint, "write_through", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(output, saved.trainer, record_of(saved.composition, saved.data, 4))
+    assert checkpoints(output) == {3: saved.folder} and newest_checkpoint(output) == saved.folder
+    remove_unfinished(output)
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step_00000003"]
+
+
+def test_the_newest_is_found_from_anywhere_in_a_run(saved: Saved, tmp_path: Path) -> None:
+    output = Path(saved.composition.run.output_dir)
+    save_checkpoint(output, saved.trainer, record_of(saved.composition, saved.data, 12))
+    assert find_checkpoint(output) == find_checkpoint(output / "checkpoints") == output / "checkpoints" / "step_00000012"
+    assert find_checkpoint(saved.folder) == saved.folder
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no record", "broken record", "later format", "missing file", "truncated file"])
+def test_a_damaged_checkpoint_is_an_error_that_names_it(saved: Saved, registry: Registry, damage: str) -> None:
+    record = saved.folder / RECORD_FILE
+    (largest,) = sorted(saved.folder.glob("*.distcp"), key=lambda path: path.stat().st_size)[-1:]
+    if damage == "no record":
+        record.unlink()
+    elif damage == "broken record":
+        record.write_text(record.read_text()[:-20])
+    elif damage == "later format":
+        record.write_text(json.dumps({**json.loads(record.read_text()), "format": 2}))
+    elif damage == "missing file":
+        largest.unlink()
+    else:
+        os.truncate(largest, largest.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match="step_00000003"):
+        load_checkpoint(saved.folder, trainer_of(saved.composition, registry))
+
+
+def test_a_checkpoint_of_a_later_megatron_says_what_to_install(saved: Saved, registry: Registry) -> None:
+    """Megatron-Core 0.19 writes no common.pt and reads both forms; 0.16 reads its own only."""
+    if (saved.folder / "common.pt").exists():
+        (saved.folder / "common.pt").unlink()
+        with pytest.raises(CheckpointError, match=r"install megatron-core>=0\.19"):
+            load_checkpoint(saved.folder, trainer_of(saved.composition, registry))
+    else:
+        assert checkpoint.reads_common_state_of_0_19()
+
+
+# ---- nothing in it is executed
+
+
+class Payload:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("where", [".metadata", "common.pt", "an entry"])
+def test_code_in_a_checkpoint_is_refused(saved: Saved, registry: Registry, tmp_path: Path, where: str) -> None:
+    mark = tmp_path / "executed"
+    if where == ".metadata":
+        (saved.folder / where).write_bytes(pickle.dumps(Payload(mark)))
+    elif where == "common.pt":
+        torch.save({"a": Payload(mark)}, saved.folder / where)
+    else:
+        state = checkpoint.sharded_state(saved.trainer, is_loading=False)
+        state["x"] = dist_checkpointing.ShardedObject("x", Payload(mark), (1,), (0,))
+        shutil.rmtree(saved.folder)
+        saved.folder.mkdir()
+        with checkpoint.writing_in_this_process():
+            dist_checkpointing.save(state, str(saved.folder))
+        (saved.folder / RECORD_FILE).write_text(record_of(saved.composition, saved.data, 3).to_json())
+    with pytest.raises(CheckpointError, match="cannot be loaded safely"):
+        load_checkpoint(saved.folder, trainer_of(saved.composition, registry))
+    assert not mark.exists()

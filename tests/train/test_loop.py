@@ -1,0 +1,213 @@
+"""A run and what it leaves; killed at any instant, it goes on as if it never had been."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from megatron.core import parallel_state, tensor_parallel
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from loongforge_core.config.check import load_composition
+from loongforge_core.config.composition import Composition
+from loongforge_core.errors import CheckpointError, LoongForgeError
+from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.parallel.launch import RankError, run_ranks
+from loongforge_core.registry import Registry
+from loongforge_core.train import checkpoint
+from loongforge_core.train.checkpoint import checkpoints, save_start
+from loongforge_core.train.loop import train
+from loongforge_core.train.metrics import Metrics, cut
+from loongforge_core.train.progress import Progress
+from loongforge_core.train.step import Trainer
+
+Compose = Callable[..., Composition]
+
+TIMES = ("step_time_s", "tokens_per_s")
+
+
+def metrics_of(output_dir: Path) -> list[dict[str, Any]]:
+    """Without the times, which no two runs share."""
+    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def quiet(steps: int = 8) -> Progress:
+    return Progress(steps=steps, log_interval=4, stream=io.StringIO())
+
+
+# ---- what a run leaves
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_run_leaves_metrics_settings_versions_and_checkpoints(compose: Compose, registry: Registry) -> None:
+    composition = compose("train.save_interval=3")
+    output, progress = Path(composition.run.output_dir), quiet()
+    result = train(composition, registry, progress=progress)
+    assert result.step == 8 and list(checkpoints(output)) == [3, 6, 8] and result.checkpoint.name == "step_00000008"
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    names = {"step", "loss", "grad_norm", "learning_rate", "tokens", "samples", "step_time_s", "tokens_per_s"}
+    assert all(set(line) == names and line["step_time_s"] > 0 for line in lines)
+    assert result.last is not None and lines[-1]["loss"] == result.last.loss
+    board = EventAccumulator(str(output)).Reload()
+    assert [event.step for event in board.Scalars("loss")] == list(range(1, 9))
+    assert board.Scalars("loss")[7].value == pytest.approx(result.last.loss)
+    again = load_composition(str(output / "config.yaml"), registry=registry)
+    assert again.slots == composition.slots and again.run == composition.run
+    versions = json.loads((output / "plugins.json").read_text())
+    assert versions["torch"] == torch.__version__ and any(line.startswith("loongforge_llm") for line in versions["plugins"])
+    said = progress.stream.getvalue()  # type: ignore[attr-defined]
+    assert "foundation" in said and "step 4/8  loss" in said and "step 8/8" in said and "step 5/8" not in said
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_finished_run_is_not_run_again(compose: Compose, registry: Registry) -> None:
+    composition = compose()
+    first = train(composition, registry, progress=quiet())
+    before = {path: path.stat().st_mtime_ns for path in Path(composition.run.output_dir).rglob("*.distcp")}
+    lines = metrics_of(Path(composition.run.output_dir))
+    progress = quiet()
+    second = train(composition, registry, progress=progress)
+    assert "already finished: 8 steps" in progress.stream.getvalue()  # type: ignore[attr-defined]
+    assert second.last is None and second.checkpoint == first.checkpoint and metrics_of(Path(composition.run.output_dir)) == lines
+    assert before == {path: path.stat().st_mtime_ns for path in Path(composition.run.output_dir).rglob("*.distcp")}
+    assert all(map(torch.equal, first.models[0].parameters(), second.models[0].parameters()))
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_run_of_another_model_or_with_other_settings_is_refused(compose: Compose, registry: Registry) -> None:
+    train(compose(), registry, progress=quiet())
+    with pytest.raises(CheckpointError, match=r"another model:\n  model\.foundation\.num_layers"):
+        train(compose("model.foundation.num_layers=1", "train.steps=9"), registry, progress=quiet())
+    with pytest.raises(CheckpointError, match=r"train\.lr: the checkpoint has 0\.004, this run has 0\.001"):
+        train(compose("train.lr=1e-3"), registry, progress=quiet())
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_checkpoint_of_step_0_is_where_a_run_begins(compose: Compose, registry: Registry) -> None:
+    composition = compose("train.lr=1e-30")  # as good as nothing
+    start = OmniModelProvider(composition=compose("train.seed=3"), registry=registry)()
+    save_start(Path(composition.run.output_dir), [start], composition, ())
+    result = train(composition, registry, progress=quiet())
+    assert result.step == 8
+    for trained, begun in zip(result.models[0].parameters(), start.parameters(), strict=True):
+        torch.testing.assert_close(trained, begun, rtol=0, atol=1e-25)
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, LoongForgeError])
+def test_whatever_ends_a_run_early_leaves_the_last_checkpoint(
+    compose: Compose, registry: Registry, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    whole = compose("train.save_interval=2", "output_dir=" + str(Path(compose().run.output_dir).with_name("whole")))
+    train(whole, registry, progress=quiet())
+    composition = compose("train.save_interval=2")
+    output, step = Path(composition.run.output_dir), Trainer.step
+
+    def step_or_stop(self: Trainer, batches: Any) -> Any:
+        if self.scheduler.num_steps == 5:
+            raise error
+        return step(self, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(Trainer, "step", step_or_stop)
+        train(composition, registry, progress=quiet())
+    assert len(metrics_of(output)) == 5 and list(checkpoints(output)) == [2, 4]
+    train(composition, registry, progress=quiet())
+    assert metrics_of(output) == metrics_of(Path(whole.run.output_dir))
+    board = EventAccumulator(str(output)).Reload()
+    assert [event.step for event in board.Scalars("loss")] == list(range(1, 9))
+
+
+def test_metrics_are_cut_after_the_checkpoint_and_at_a_broken_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in range(1, 6)]
+    path.write_text("".join(lines) + '{"step": 6, "lo')
+    cut(path, 5)
+    assert path.read_text() == "".join(lines)
+    cut(path, 3)
+    assert path.read_text() == "".join(lines[:3])
+    cut(path, 0)
+    assert path.read_text() == ""
+
+
+# ---- kill -9
+
+
+def run_and_die(config: str, after_s: float | None, at: tuple[str, int] | None) -> None:
+    """Trains in a process that is killed after a time, or when it comes to a call for the n-th time."""
+    parallel_state.initialize_model_parallel()
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    if after_s is not None:
+        threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    if at is not None:
+        die_at(*at)
+    registry = Registry.discover()
+    train(load_composition(config, registry=registry), registry, progress=quiet())
+
+
+def die_at(name: str, count: int) -> None:
+    owner: Any = {"save": checkpoint.dist_checkpointing, "write_through": checkpoint, "rename": Path, "write": Metrics}[name]
+    call = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def die(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+
+    setattr(owner, name, die)
+
+
+@pytest.fixture
+def killable(compose: Compose, tmp_path: Path) -> Callable[..., tuple[str, Path]]:
+    """A configuration that saves at every step, in a file that another process can read, and where its run lies."""
+
+    def killable(name: str, *overrides: str) -> tuple[str, Path]:
+        output = tmp_path / name
+        composition = compose("train.save_interval=1", f"output_dir={output}", *overrides)
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(dict(composition.resolved)))
+        return str(config), output
+
+    return killable
+
+
+AT = [
+    ("write", 1),  # before anything is saved
+    ("write", 4),  # after a checkpoint, before the metrics of the next step
+    ("save", 3),  # the folder is there, and empty
+    ("write_through", 2),  # all is written, nothing is certain
+    ("rename", 5),  # complete, and not yet visible
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_killed_again_and_again_gives_the_same_metrics(killable: Callable[..., tuple[str, Path]], precision: str) -> None:
+    whole, whole_output = killable("whole", f"train.precision={precision}")
+    config, output = killable("killed", f"train.precision={precision}")
+    run_ranks(run_and_die, 1, whole, None, None)
+    for at in AT:
+        with pytest.raises(RankError, match="status -9"):
+            run_ranks(run_and_die, 1, config, None, at)
+    instants = random.Random(0)
+    for _ in range(4):  # whatever it is doing then: building, loading, training, saving, or nothing any more
+        with contextlib.suppress(RankError):
+            run_ranks(run_and_die, 1, config, instants.uniform(0.3, 1.5), None)
+    run_ranks(run_and_die, 1, config, None, None)
+    assert metrics_of(output) == metrics_of(whole_output)
+    assert list(checkpoints(output)) == list(range(1, 9))
+    assert not list((output / "checkpoints").glob(".*"))
