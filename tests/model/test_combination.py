@@ -1,0 +1,127 @@
+"""Items go to their own samples; what a batch does not have costs nothing but a zero; parts of a model are models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.model.batch import Batch
+from loongforge_core.model.combination import OmniCombinationModel
+from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.registry import Registry
+
+Compose = Callable[..., Composition]
+BatchOf = Callable[..., Batch]
+
+IMAGE = -1
+
+
+def build(composition: Composition, registry: Registry) -> OmniCombinationModel:
+    return OmniModelProvider(composition=composition, registry=registry)()
+
+
+def loss_of(model: OmniCombinationModel, batch: Batch) -> Tensor:
+    total, count = model.recipe.loss(model(batch), batch.loss_mask_bs)
+    return total / count
+
+
+def gradients(model: OmniCombinationModel) -> dict[str, Tensor | None]:
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+SAMPLES = ([5, IMAGE, 6, 7, IMAGE, 8], [9, 10, 11], [IMAGE, 12], [13, 14, IMAGE, IMAGE, 15, 16, 17])
+FIRST_IMAGES = (0, 2, 2, 3)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 2), (2, 3), (3, 1, 0, 2)])
+def test_a_sample_sees_only_its_own_items(compose: Compose, registry: Registry, batch_of: BatchOf, order: tuple[int, ...]) -> None:
+    """Logits and losses of samples of unequal length and number of items, together and each alone."""
+    model = build(compose(), registry)
+    alone = [batch_of(SAMPLES[index], first_image=FIRST_IMAGES[index]) for index in order]
+    together = batch_of(*(SAMPLES[index] for index in order))
+    if any("image" in batch.items for batch in alone):
+        pixels = torch.cat([batch.items["image"].inputs["pixel_values"] for batch in alone if batch.items])
+        together.items["image"].inputs["pixel_values"][:] = pixels  # type: ignore[index]
+    with torch.no_grad():
+        logits, losses = model(together, with_labels=False), model(together)
+        for row, batch in enumerate(alone):
+            length = batch.token_ids_bs.shape[1]
+            torch.testing.assert_close(logits[row, :length], model(batch, with_labels=False)[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(losses[row, : length - 1], model(batch)[0, :-1], atol=1e-5, rtol=1e-5)
+
+
+def test_every_item_matters_where_it_stands(compose: Compose, registry: Registry, batch_of: BatchOf) -> None:
+    """Another image changes the logits from its place on in its own sample, and nothing else."""
+    model = build(compose(), registry)
+    batch = batch_of([5, IMAGE, 6, IMAGE, 7], [8, IMAGE, 9, 10, 11])
+    with torch.no_grad():
+        before = model(batch, with_labels=False).clone()
+        batch.items["image"].inputs["pixel_values"][1] += 1.0  # the second of the first sample
+        changed = (model(batch, with_labels=False) - before).abs().amax(-1) > 1e-6
+    second = 1 + 4 + 1
+    assert not changed[0, :second].any() and changed[0, second:].all() and not changed[1].any()
+
+
+def test_an_encoder_that_saw_nothing_has_a_gradient_of_zero(compose: Compose, registry: Registry, batch_of: BatchOf) -> None:
+    model = build(compose(), registry)
+    loss_of(model, batch_of([5, 6, 7, 8], [9, 10, 11])).backward()
+    for name, gradient in gradients(model).items():
+        assert gradient is not None, name
+        assert bool(gradient.any()) != name.startswith("encoder."), name
+
+
+def test_a_mixture_of_batches_with_and_without_items_trains(compose: Compose, registry: Registry, batch_of: BatchOf) -> None:
+    model = build(compose(), registry)
+    batches = [batch_of(*SAMPLES), batch_of([5, 6, 7, 8], [9, 10, 11]), batch_of([IMAGE, 12, 13, 14])]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    losses = []
+    for step in range(60):
+        optimizer.zero_grad()
+        losses.append(loss_of(model, batches[step % 3]))
+        losses[-1].backward()
+        optimizer.step()
+    first, last = torch.stack(losses[:3]).mean(), torch.stack(losses[-3:]).mean()
+    assert last < 0.6 * first
+
+
+def test_a_foundation_alone_is_a_language_model_that_trains(compose: Compose, registry: Registry, batch_of: BatchOf) -> None:
+    model = build(compose("foundation"), registry)
+    assert model.encoder is None and list(model.components()) == ["foundation"]
+    batch, optimizer = batch_of([5, 6, 7, 8], [9, 10, 11]), torch.optim.AdamW(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        losses.append(loss_of(model, batch))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_an_encoder_alone_gives_features(compose: Compose, registry: Registry, batch_of: BatchOf) -> None:
+    model = build(compose("image_encoder"), registry)
+    assert model.foundation is None
+    batch = batch_of([IMAGE, IMAGE])
+    features = model.encode(batch)["image"]
+    assert features.hidden_NW.shape == (8, 16) and features.grids == ((2, 2), (2, 2))
+    whole = build(compose(), registry)  # the same encoder, with the same initial weights
+    torch.testing.assert_close(features.hidden_NW, whole.components()["image_encoder"](batch.items["image"]).hidden_NW)
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputation_changes_no_number(compose: Compose, registry: Registry, batch_of: BatchOf, recompute: str) -> None:
+    found: list[tuple[Tensor, dict[str, Any]]] = []
+    for setting in ("none", recompute):
+        model = build(compose(train={"recompute": setting}), registry).train()
+        assert {"none": None}.get(setting, setting) == model.config.recompute_granularity
+        loss = loss_of(model, batch_of(*SAMPLES))
+        loss.backward()
+        found.append((loss, gradients(model)))
+    (loss, expected), (recomputed_loss, recomputed) = found
+    torch.testing.assert_close(recomputed_loss, loss, rtol=0, atol=0)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-6, atol=1e-8, msg=name)
