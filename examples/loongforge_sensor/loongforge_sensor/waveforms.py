@@ -7,6 +7,7 @@ waveforms/test_0000.npy       one waveform each, float32
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ NUM_WAVEFORMS = {"test": 200, "train": 3000}  # train.jsonl is written last: whe
 LENGTHS, PERIODS = (96, 192), (2, 6)
 NOISE = 0.1
 
-SHAPES = {
+SHAPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "sine": lambda phase: np.sin(2 * np.pi * phase),
     "square": lambda phase: np.where(phase % 1 < 0.5, 1.0, -1.0),
     "triangle": lambda phase: 4 * np.abs(phase % 1 - 0.5) - 1,

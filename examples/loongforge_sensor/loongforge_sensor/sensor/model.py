@@ -48,7 +48,7 @@ class SensorEncoder(Encoder[SensorConfig]):
         """`values` `[t]` of any real dtype, each waveform normalised by the processor."""
         lengths = [length for (length,) in items.sizes]
         values_t = items.inputs["values"].to(self.norm.weight.dtype)
-        hidden_bWT = pad_sequence(values_t.split(lengths), batch_first=True)[:, None]
+        hidden_bWT = pad_sequence(list(torch.split(values_t, lengths)), batch_first=True)[:, None]
         for convolution in self.convolutions:
             lengths = [(length + 1) // 2 for length in lengths]
             hidden_bWT = F.gelu(convolution(hidden_bWT)) * within(lengths, hidden_bWT.device)

@@ -30,7 +30,8 @@ def read(path: Path) -> np.ndarray:
     """The numbers in the file, float64. Raises DataError naming the file."""
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).astype(np.float64, casting="same_kind")
+            values: np.ndarray = np.load(path, allow_pickle=False)
+            return values.astype(np.float64, casting="same_kind")
         if path.suffix == ".csv":
             return np.loadtxt(path, ndmin=1)
     except FileNotFoundError as error:
