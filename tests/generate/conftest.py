@@ -55,7 +55,7 @@ def maker(composition: Composition) -> SampleMaker:
     return load_sample_maker(composition, Registry.discover())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: tests of other folders join process groups of their own
 def memorised(composition: Composition, maker: SampleMaker, conversations: list[Conversation]) -> Iterator[OmniCombinationModel]:
     torch.set_num_threads(1)
     with single_process(seed=1):
