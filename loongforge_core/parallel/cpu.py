@@ -45,6 +45,8 @@ def prepare_megatron() -> None:
     check_version()
     sys.meta_path.insert(0, MegatronFinder())
     earlier = [module for name, module in sys.modules.items() if in_megatron(name)]
+    if earlier and not has_accelerator():
+        silence()
     rebind(earlier, [change for module in earlier for change in adapt(module)])
 
 
@@ -228,6 +230,10 @@ SILENCED_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
     (r"MimoModelConfig is experimental", UserWarning, ""),
     (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning, r"megatron\.core\.optimizer"),
     (r"`torch\.distributed\.(reduce_scatter|all_gather_into)_tensor` is deprecated", FutureWarning, ""),
+    (r"`load_state_dict` is deprecated", FutureWarning, r"megatron\.core\.dist_checkpointing"),
+    (r"Please use DTensor instead and we are deprecating ShardedTensor", FutureWarning, r"torch\.distributed\."),
+    (r"The argument order of load has been changed", UserWarning, r"torch\.distributed\.checkpoint"),
+    (r"torch.distributed is disabled, unavailable", UserWarning, r"torch\.distributed\.checkpoint"),
     (r"The following imports from `dynamic_context.py` will be removed", DeprecationWarning, ""),
     (r"\s*The 'megatron.core.transformer.custom_layers.transformer_engine'\s+module is", DeprecationWarning, ""),
 )
