@@ -377,8 +377,6 @@ def test_everyone_else_keeps_the_real_torch() -> None:
         ]
         assert sorted(changed) == [("Tensor", "cuda"), ("Tensor", "type")], changed
         tensor = torch.zeros(1)
-        print(sorted(n for n in changed if not isinstance(before[torch.Tensor].get(n), staticmethod)))
-        print([n for n in added if n in ("cuda", "type")])
         assert tensor.type() == "torch.FloatTensor" and tensor.type(torch.int64).dtype == torch.int64
         for forbidden in (tensor.cuda, torch.cuda.current_device, lambda: torch.zeros(1, device="cuda")):
             try:
