@@ -43,9 +43,9 @@ def test_rms_norm_and_its_gradient_equal_autograd() -> None:
     upstream = torch.randn(5, 3, 12)
     for module, x in ((norm, ours), (reference, theirs)):
         module(x).backward(upstream)
-    torch.testing.assert_close(norm(ours), reference(theirs), atol=1e-6, rtol=0)
-    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=0)
-    torch.testing.assert_close(norm.weight.grad, reference.weight.grad, atol=1e-6, rtol=0)
+    # Sums of up to 15 products of size 1 in another order: a few units in the last place.
+    for found, expected in ((norm(ours), reference(theirs)), (ours.grad, theirs.grad), (norm.weight.grad, reference.weight.grad)):
+        torch.testing.assert_close(found, expected, atol=5e-6, rtol=0)
 
 
 def test_rms_norm_of_bfloat16_is_computed_in_float32() -> None:
