@@ -13,7 +13,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from loongforge_core.cli.main import main
 
-STEPS = 60
+STEPS = 250
 """Enough that answers differ from question to question; right they need not be."""
 
 
