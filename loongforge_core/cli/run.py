@@ -1,210 +1,59 @@
-"""Commands that run a model: `train`, `evaluate`, `generate`, `import-hf`, `export-hf`. One process, for now."""
+"""Commands that run a model, up to where torch is needed.
+
+Everything that can be wrong in the configuration is said at once; then `model_commands` is imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from loongforge_core.cli.closing import closing_words, exact_match_table
 from loongforge_core.config.check import load_composition
-from loongforge_core.config.composition import Composition
-from loongforge_core.data.conversations import ConversationFiles, column, parse_conversation
-from loongforge_core.data.training_data import load_sample_maker
-from loongforge_core.errors import CheckpointError, ConfigError, InputError, Issue
-from loongforge_core.generate.evaluate import Prediction, answer_questions, write_evaluation
-from loongforge_core.generate.greedy import GreedyDecoder
-from loongforge_core.generate.pictures import draw_loss, draw_predictions
-from loongforge_core.model.combination import OmniCombinationModel
-from loongforge_core.model.provider import OmniModelProvider
-from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import checkpoints, find_checkpoint, load_model, save_start
-from loongforge_core.train.loop import train as train_model
-from loongforge_core.train.metrics import METRICS_FILE
-from loongforge_core.weights.export_hf import export_hf as write_hf
-from loongforge_core.weights.load import import_model, load_pretrained
 
-__all__ = ["evaluate", "export_hf", "generate", "import_hf", "train"]
+__all__ = ["config_dirs", "evaluate", "export_hf", "generate", "import_hf", "note", "train"]
 
 WITHOUT_DATA = ("data.path=null", "data.prepare=null", "data.eval_path=null")
 """For commands that read no training data: it need not be on this machine."""
 
 
-# ---------------------------------------------------------------------------------------------------------------- commands
-
-
 def train(args: argparse.Namespace) -> int:
-    """Trains, or goes on training; then evaluates, draws and exports, as the composition says."""
-    registry, composition = load(args)
-    run, output = composition.run, Path(composition.run.output_dir)
-    prepare_data(composition, registry)
-    with running(composition):
-        result = train_model(composition, registry)
-        model = result.models[0]
-        predictions: list[Prediction] = []
-        if run.data.eval_path:
-            decoder = GreedyDecoder(load_sample_maker(composition, registry), model, run.evaluation.max_new_tokens)
-            predictions = answer_file(decoder, Path(run.data.eval_path), composition)
-            write_evaluation(predictions, output)
-            draw_predictions(predictions, output / "predictions.png", f"{composition.name}: held-out questions")
-        draw_loss(output / METRICS_FILE, output / "loss.png", composition.name)
-        if run.train.export_hf:
-            write_folder(model, composition, registry, output / "hf")
-    print(closing_words(composition, predictions, command=[args.config, *args.overrides, *config_dirs(args)]))
-    return 0
+    return run("train", args)
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Exact match on a file of questions, written beside the run; of another file than `data.eval_path`, into a folder of its own."""
-    registry, composition = load(args, needs_data=args.questions is None)
-    questions = args.questions or composition.run.data.eval_path
-    if questions is None:
-        raise ConfigError(Issue("nothing to answer: give --questions FILE, or this setting", key="data.eval_path"))
-    if args.questions is None:
-        prepare_data(composition, registry)
-    output = Path(composition.run.output_dir)
-    if args.questions:
-        output = output / f"evaluation_{Path(args.questions).stem}"
-    with running(composition):
-        model = trained_model(args.checkpoint, composition, registry)
-        decoder = GreedyDecoder(load_sample_maker(composition, registry), model, composition.run.evaluation.max_new_tokens)
-        predictions = answer_file(decoder, Path(questions), composition)
-    write_evaluation(predictions, output)
-    draw_predictions(predictions, output / "predictions.png", f"{composition.name}: {questions}")
-    print(exact_match_table(predictions))
-    print(f"\n{output}: evaluation.json, predictions.jsonl, predictions.png")
-    return 0
+    return run("evaluate", args, needs_data=args.questions is None)
 
 
 def generate(args: argparse.Namespace) -> int:
-    """Prints the answer to one prompt, and nothing else."""
-    registry, composition = load(args, needs_data=False)
-    question = parse_conversation(
-        as_line(args.prompt, args.item), composition.modalities, folder=Path(), where="--prompt and --item"
-    ).prompt()
-    with running(composition):
-        model = trained_model(args.checkpoint, composition, registry)
-        decoder = GreedyDecoder(load_sample_maker(composition, registry), model, composition.run.evaluation.max_new_tokens)
-        print(decoder.answer([question])[0])
-    return 0
+    return run("generate", args, needs_data=False)
 
 
 def import_hf(args: argparse.Namespace) -> int:
-    """A checkpoint of step 0 whose weights are those of a Hugging Face folder; training goes on from it."""
-    registry, composition = load(args, needs_data=False)
-    if found := checkpoints(Path(args.output)):
-        raise CheckpointError(f"{args.output} has checkpoints already, up to step {max(found)}; give another --output")
-    with running(composition):
-        model = OmniModelProvider(composition=composition, registry=registry)()
-        import_model(args.folder, model.components(), composition, registry)
-        checkpoint = save_start(Path(args.output), [model], composition, registry.fingerprint().splitlines())
-    print(checkpoint)
-    return 0
+    return run("import_hf", args, needs_data=False)
 
 
 def export_hf(args: argparse.Namespace) -> int:
-    """A Hugging Face folder of a checkpoint; without one, of what the slots' `pretrained` folders come to."""
-    registry, composition = load(args, needs_data=False)
-    starts = [name for name, slot in composition.slots.items() if slot.settings.pretrained]
-    with running(composition):
-        if starts and args.checkpoint is None and not checkpoints(Path(composition.run.output_dir)):
-            model = OmniModelProvider(composition=composition, registry=registry)()
-            load_pretrained(model.components(), composition, registry)
-            note(f"no checkpoint in {composition.run.output_dir}: merging {', '.join(starts)} from pretrained folders")
-            if fresh := [name for name in composition.slots if name not in starts]:
-                note(f"initial values, not trained: {', '.join(fresh)}")
-        else:
-            model = trained_model(args.checkpoint, composition, registry)
-        write_folder(model, composition, registry, Path(args.output))
-    print(args.output)
-    return 0
+    return run("export_hf", args, needs_data=False)
 
 
-# ------------------------------------------------------------------------------------------------------------ what they share
-
-
-def load(args: argparse.Namespace, *, needs_data: bool = True) -> tuple[Registry, Composition]:
+def run(command: str, args: argparse.Namespace, *, needs_data: bool = True) -> int:
+    """Checks the composition, then runs the command of `model_commands` on it."""
     registry = Registry.discover()
     overrides = [*args.overrides, *(() if needs_data else WITHOUT_DATA)]
-    return registry, load_composition(args.config, overrides, registry=registry, config_dirs=[Path(path) for path in args.config_dir])
+    composition = load_composition(args.config, overrides, registry=registry, config_dirs=[Path(path) for path in args.config_dir])
+    if sys.stderr.isatty():
+        note(f"{composition.name}: loading torch and Megatron-Core ...")
+    from loongforge_core.cli import model_commands
+
+    status: int = getattr(model_commands, command)(args, registry, composition)
+    return status
 
 
 def config_dirs(args: argparse.Namespace) -> list[str]:
+    """The `--config-dir` options as they were given."""
     return [text for folder in args.config_dir for text in ("--config-dir", folder)]
-
-
-def prepare_data(composition: Composition, registry: Registry) -> None:
-    """Writes the data set that `data.prepare` names, where it is not there yet."""
-    data = composition.run.data
-    if data.prepare and data.path:
-        first = data.path if isinstance(data.path, str) else data.path[0]
-        registry.load_dataset(registry.dataset(data.prepare))(Path(first).parent)
-
-
-@contextmanager
-def running(composition: Composition) -> Iterator[None]:
-    """This process as the whole job, on as many threads as there are cores, where the user has not said how many."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(physical_cores())
-    with warnings.catch_warnings(), single_process(seed=composition.run.train.seed):
-        warnings.filterwarnings("ignore", category=FutureWarning, module="megatron")  # nothing that a user could do anything about
-        yield
-
-
-def physical_cores() -> int:
-    """Those that this process may use. Two threads of one core share what matrix products need."""
-    try:
-        mine = os.sched_getaffinity(0)
-        siblings = {Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in mine}
-    except (AttributeError, OSError):  # another system than Linux
-        return os.cpu_count() or 1
-    return len(siblings)
-
-
-def trained_model(checkpoint: str | None, composition: Composition, registry: Registry) -> OmniCombinationModel:
-    """From this checkpoint, or the newest of the run. Raises CheckpointError saying where it looked."""
-    output = Path(composition.run.output_dir)
-    if checkpoint is None and not checkpoints(output):
-        raise CheckpointError(f"no checkpoint in {output.resolve()}: train {composition.name} first, or give --checkpoint DIR")
-    folder = find_checkpoint(Path(checkpoint or output))
-    note(f"weights of {folder}")
-    model = OmniModelProvider(composition=composition, registry=registry)()
-    load_model(folder, [model], composition)
-    return model
-
-
-def answer_file(decoder: GreedyDecoder, questions: Path, composition: Composition) -> list[Prediction]:
-    conversations = ConversationFiles([questions], composition.modalities)
-    # disable=None: no bar where nobody watches.
-    with tqdm(total=len(conversations), desc="answering", unit="question", disable=None, leave=False) as bar:
-        return answer_questions(decoder, conversations, batch_size=composition.run.evaluation.batch_size, progress=bar.update)
-
-
-def as_line(prompt: str, given: Sequence[str]) -> dict[str, object]:
-    """The prompt and its `MODALITY=PATH` items as a line of a conversations file; items that have no tag in the prompt come first."""
-    items: dict[str, list[str]] = {}
-    for text in given:
-        modality, equals, path = text.partition("=")
-        if not (modality and equals and path):
-            raise InputError(f"--item {text}: expected MODALITY=PATH, such as image=photo.png")
-        items.setdefault(modality, []).append(path)
-    missing = "".join(f"<{modality}>" * (len(paths) - prompt.count(f"<{modality}>")) for modality, paths in items.items())
-    messages = [{"role": "user", "content": missing + prompt}, {"role": "assistant", "content": ""}]
-    return {"messages": messages, **{column(modality): paths for modality, paths in items.items()}}
-
-
-def write_folder(model: OmniCombinationModel, composition: Composition, registry: Registry, folder: Path) -> None:
-    tokenizer = composition.run.tokenizer
-    stop = load_sample_maker(composition, registry).template.stop_token_ids if tokenizer else ()
-    write_hf(model.components(), composition, registry, folder, tokenizer=tokenizer, stop_token_ids=stop)
 
 
 def note(text: str) -> None:

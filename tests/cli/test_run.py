@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, Qwen2ForCausalLM
 
 from loongforge_core.cli.main import main
-from loongforge_core.cli.run import as_line
+from loongforge_core.cli.model_commands import as_line
 from loongforge_core.errors import InputError
 
 QUESTIONS = [
