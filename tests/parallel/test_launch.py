@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import megatron.core
 import pytest
 import torch
 from torch import distributed
@@ -50,6 +51,14 @@ def groups_of_megatron() -> tuple[int, int]:
 
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
     return parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_rank()
+
+
+def version_of_megatron() -> str:
+    return str(megatron.core.__version__)
+
+
+def test_ranks_run_the_megatron_of_this_process() -> None:
+    assert run_ranks(version_of_megatron, 1) == [version_of_megatron()]
 
 
 def test_results_come_in_the_order_of_ranks() -> None:
