@@ -12,20 +12,16 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import multiprocessing.dummy
 import os
-import queue
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from megatron.core import __version__ as megatron_version
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
@@ -33,6 +29,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import CheckpointError
 from loongforge_core.model.combination import OmniCombinationModel
+from loongforge_core.parallel.repairs import writing_in_this_process
 from loongforge_core.train.record import RECORD_FILE, Record, model_of, read_record, require_model
 from loongforge_core.train.refuse_code import COMMON_FILE, refuse_code
 from loongforge_core.train.step import Trainer
@@ -131,22 +128,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def writing_in_this_process() -> Iterator[None]:
-    """Megatron 0.16 forks its writers, and both versions hand results over in a server process, also where they write synchronously.
-
-    Of a run that is killed while it saves, those live on, waiting for it for ever; the server takes seconds to start and needs a `__main__`
-    that can be imported. Threads and a queue do as well where nobody goes on training meanwhile (0.19 writes with threads itself).
-    """
-    before = filesystem_async.mp, filesystem_async._results_queue
-    filesystem_async.mp = SimpleNamespace(get_context=lambda _: multiprocessing.dummy)
-    filesystem_async._results_queue = queue.Queue()
-    try:
-        yield
-    finally:
-        filesystem_async.mp, filesystem_async._results_queue = before
 
 
 def write_through(path: Path) -> None:

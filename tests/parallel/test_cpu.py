@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import megatron.core
+import psutil
 import pytest
 import torch
 from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
@@ -17,6 +20,7 @@ from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
     get_default_save_sharded_strategy,
 )
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
@@ -32,7 +36,7 @@ from megatron.core.transformer.transformer_block import TransformerBlock
 
 from loongforge_core.parallel.cpu import REDIRECTIONS
 from loongforge_core.parallel.launch import run_ranks, single_process
-from loongforge_core.parallel.repairs import REPAIRS
+from loongforge_core.parallel.repairs import REPAIRS, writing_in_this_process
 
 VOCABULARY, LENGTH, MICRO_BATCHES = 64, 16, 4
 
@@ -218,6 +222,20 @@ def test_checkpoint_resumes_exactly(precision: str, tmp_path: Path) -> None:
         assert [resumed.step(micro_batches()) for _ in range(2)] == expected
 
 
+def processes_left_by_saving(folder: str) -> int:
+    parallel_state.initialize_model_parallel()
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    state, queue = tiny_trainer().sharded_state(is_loading=False), filesystem_async._results_queue
+    with writing_in_this_process():
+        dist_checkpointing.save(state, folder)
+    assert filesystem_async._results_queue is queue  # for whoever saves asynchronously
+    return len(psutil.Process().children(recursive=True))
+
+
+def test_saving_in_this_process_starts_no_other(tmp_path: Path) -> None:
+    assert run_ranks(processes_left_by_saving, 1, str(tmp_path)) == [0]
+
+
 def train_and_resume(folder: str) -> tuple[Any, Any]:
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
     tensor_parallel.model_parallel_cuda_manual_seed(1)
@@ -318,6 +336,17 @@ def test_untested_versions_are_refused(version: str, tmp_path: Path) -> None:
     message = found.stderr.splitlines()[-1]
     assert "VersionError" in message and version in message and str(folder) in message
     assert "pip install 'megatron-core>=0.16.1,<0.20'" in message
+
+
+def test_the_tests_refuse_another_version_than_expected() -> None:
+    """As `make test` starts its two passes: with the newer one found nowhere, the second would repeat the first."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_public_names.py"]
+    for expected, status in ((megatron.core.__version__, 0), ("9.9.9", 4)):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "EXPECT_MEGATRON": expected}
+        found = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+        assert found.returncode == status, found.stdout + found.stderr
+    assert f"EXPECT_MEGATRON is 9.9.9, but Megatron-Core {megatron.core.__version__} is imported" in found.stderr
 
 
 def test_preparing_costs_no_torch_and_importing_says_nothing() -> None:

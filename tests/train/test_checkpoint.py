@@ -18,6 +18,7 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import CheckpointError
 from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.parallel.repairs import writing_in_this_process
 from loongforge_core.registry import Registry
 from loongforge_core.train import checkpoint
 from loongforge_core.train.checkpoint import (
@@ -220,7 +221,7 @@ def test_code_in_a_checkpoint_is_refused(saved: Saved, registry: Registry, tmp_p
         state["x"] = dist_checkpointing.ShardedObject("x", Payload(mark), (1,), (0,))
         shutil.rmtree(saved.folder)
         saved.folder.mkdir()
-        with checkpoint.writing_in_this_process():
+        with writing_in_this_process():
             dist_checkpointing.save(state, str(saved.folder))
         (saved.folder / RECORD_FILE).write_text(record_of(saved.composition, saved.data, 3).to_json())
     with pytest.raises(CheckpointError, match="cannot be loaded safely"):
