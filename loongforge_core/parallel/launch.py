@@ -121,7 +121,12 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 
 @functools.cache
 def fork_server() -> Connection:
-    """Starts the server. It is in a session of its own: an interrupt reaches it through its closed connection only."""
+    """Starts the server. It is in a session of its own: an interrupt reaches it through its closed connection only.
+
+    The connection is state of this module, against the house style: a server takes seconds to load Megatron, and it pays
+    only where everyone in the process shares it. Nothing else is kept: no job leaves a trace in the server but the
+    modules that it loaded, and a broken conversation drops it (`stop_server`), so that nobody can tell how old it is.
+    """
     ours, theirs = Pipe()
     start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
     # Threads do not survive a fork, and neither does CUDA once asked whether it is there: so ask NVML.

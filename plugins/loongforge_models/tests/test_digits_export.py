@@ -13,6 +13,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from loongforge_core.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 STEPS = 250
 """Enough that answers differ from question to question; right they need not be."""
 
