@@ -22,7 +22,7 @@ from loongforge_core.train.progress import Progress
 from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_model, require_numbers
 from loongforge_core.train.step import StepResult, Trainer, build_trainer
 from loongforge_core.train.summary import trainable_table
-from loongforge_core.weights.load import load_slot
+from loongforge_core.weights.load import load_pretrained
 
 __all__ = ["CONFIG_FILE", "PLUGINS_FILE", "TrainResult", "train"]
 
@@ -84,7 +84,13 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
     progress.doing("opening the data")
     data = TrainingData(composition, registry)
     checkpoint = newest_checkpoint(output_dir)
-    done = steps_done(checkpoint, composition, data) if checkpoint else 0
+    record = Record(
+        step=0,
+        model=model_of(composition),
+        numbers=numbers_of(composition, data),
+        plugins=tuple(registry.fingerprint().splitlines()),
+    )
+    done = steps_done(checkpoint, composition, record) if checkpoint else 0
     progress.doing("building the model")
     models = [OmniModelProvider(composition=composition, registry=registry)()]
     if not done:
@@ -95,12 +101,6 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
         assert checkpoint
         load_checkpoint(checkpoint, trainer)
     progress.say(trainable_table(composition, models))
-    record = Record(
-        step=done,
-        model=model_of(composition),
-        numbers=numbers_of(composition, data),
-        plugins=tuple(registry.fingerprint().splitlines()),
-    )
     if distributed.get_rank() == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_unfinished(output_dir)
@@ -108,13 +108,13 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
     return Run(composition, trainer, data, record, output_dir, progress), done
 
 
-def steps_done(checkpoint: Path, composition: Composition, data: TrainingData) -> int:
-    """Those of the checkpoint. Raises CheckpointError where this run cannot go on from it."""
-    record = read_record(checkpoint)
-    require_model(record, composition, checkpoint)
-    if record.step:  # at step 0 it is weights alone, for any run to begin with
-        require_numbers(record, composition, data, checkpoint)
-    return record.step
+def steps_done(checkpoint: Path, composition: Composition, ours: Record) -> int:
+    """Those of the checkpoint. Raises CheckpointError where this run, which would record `ours`, cannot go on from it."""
+    theirs = read_record(checkpoint)
+    require_model(theirs, composition, checkpoint)
+    if theirs.step:  # at step 0 it is weights alone, for any run to begin with
+        require_numbers(theirs, ours.numbers, checkpoint)
+    return theirs.step
 
 
 def fill_with_start(
@@ -125,11 +125,11 @@ def fill_with_start(
         progress.doing(f"starting from {checkpoint}")
         load_model(checkpoint, models, composition)
         return
+    folders = {name: slot.settings.pretrained for name, slot in composition.slots.items() if slot.settings.pretrained}
+    if folders:
+        progress.doing(", ".join(f"{name} starts from {folder}" for name, folder in folders.items()))
     for model in models:
-        for name, component in model.components().items():
-            if folder := composition.slots[name].settings.pretrained:
-                progress.doing(f"{name} starts from {folder}")
-                load_slot(folder, composition.slots[name], component, registry)
+        load_pretrained(model.components(), composition, registry)
 
 
 def describe(composition: Composition, record: Record, output_dir: Path) -> None:

@@ -15,27 +15,19 @@ from megatron.core import __version__ as megatron_version
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import CheckpointError
+from loongforge_core.weights.tokenizer import TOKENIZER_FILES
 
 __all__ = ["RECORD_FILE", "Record", "model_of", "numbers_of", "read_record", "require_model", "require_numbers"]
 
 RECORD_FILE = "loongforge.json"
 FORMAT = 1
 
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
-
 # Settings of `train` that change speed, memory or files, but no number; everything else must stay as it was when a run is resumed.
 FREE_SETTINGS = frozenset({"micro_batch_size", "seq_length", "recompute", "save_interval", "log_interval", "export_hf"})
+
+# A data file is read whole up to this size, and beyond it in blocks from its beginning to its end: a start may not take minutes.
+WHOLE_BYTES = 256 * 2**20
+NUM_BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -63,10 +55,10 @@ def model_of(composition: Composition) -> dict[str, Any]:
     slots = {name: {"type": slot.spec.name, **slot.config.model_dump(mode="json")} for name, slot in composition.slots.items()}
     recipe = {"model_type": composition.recipe.name, **composition.recipe_config.model_dump(mode="json")}
     tokenizer = composition.run.tokenizer
-    return {"model": {**recipe, **slots}, "tokenizer": tokenizer and digest(Path(tokenizer))}
+    return {"model": {**recipe, **slots}, "tokenizer": tokenizer and tokenizer_digest(Path(tokenizer))}
 
 
-def digest(tokenizer: Path) -> str:
+def tokenizer_digest(tokenizer: Path) -> str:
     """Of what the folder says, not of where it lies."""
     content = hashlib.sha256()
     for name in TOKENIZER_FILES:
@@ -76,7 +68,7 @@ def digest(tokenizer: Path) -> str:
 
 
 def numbers_of(composition: Composition, data: TrainingData) -> dict[str, Any]:
-    """What a resumed run must share with the one that it goes on with. Data files are told by their sizes, wherever they lie."""
+    """What a resumed run must share with the one that it goes on with. Reads the data files, but not the items that they name."""
     run = composition.run
     rates = {
         name: slot.settings.model_dump(mode="json", include={"freeze", "lr", "weight_decay"}) for name, slot in composition.slots.items()
@@ -88,9 +80,21 @@ def numbers_of(composition: Composition, data: TrainingData) -> dict[str, Any]:
             "shuffle": run.data.shuffle,
             "augment": json.loads(json.dumps(run.data.augment)),
             "samples": len(data),
-            "bytes of path": [path.stat().st_size for path in data.conversations.paths],
+            "sha256 of path": [data_digest(path) for path in data.conversations.paths],
         },
     }
+
+
+def data_digest(path: Path) -> str:
+    """Of what the file says, wherever it lies. Above `WHOLE_BYTES`, an edit between two blocks goes unnoticed if it leaves the size."""
+    size, block = path.stat().st_size, WHOLE_BYTES // NUM_BLOCKS
+    starts = range(0, size, block) if size <= WHOLE_BYTES else [(size - block) * number // (NUM_BLOCKS - 1) for number in range(NUM_BLOCKS)]
+    content = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(start)
+            content.update(file.read(block))
+    return content.hexdigest()
 
 
 def read_record(folder: Path) -> Record:
@@ -112,9 +116,9 @@ def require_model(record: Record, composition: Composition, folder: Path) -> Non
         raise CheckpointError("\n".join([f"{folder} is a checkpoint of another model:", *found]))
 
 
-def require_numbers(record: Record, composition: Composition, data: TrainingData, folder: Path) -> None:
+def require_numbers(record: Record, numbers: Mapping[str, Any], folder: Path) -> None:
     """Raises CheckpointError naming every setting with which the run would not go on as it began."""
-    if found := list(differences(record.numbers, numbers_of(composition, data))):
+    if found := list(differences(record.numbers, numbers)):
         raise CheckpointError(
             "\n".join(
                 [

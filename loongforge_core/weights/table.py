@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loongforge_core.component import Shape
 from loongforge_core.weights.config_keys import ConfigKey, Constant
 from loongforge_core.weights.rules import Rule
 
 __all__ = ["Entry", "ProcessorFiles", "Table", "combine"]
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,21 @@ from typing import Any
 
 from loongforge_core.errors import WeightsError
 
-__all__ = ["TokenizerFiles"]
+__all__ = ["TOKENIZER_FILES", "TokenizerFiles"]
 
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+TOKENIZER_FILES = (
     "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
 )
+"""What a tokenizer folder may consist of."""
 
 
 class TokenizerFiles:
@@ -43,7 +44,7 @@ class TokenizerFiles:
         """Copies the files. `tokens` that the tokenizer lacks are added, which needs rows in the embedding table for their ids."""
         missing = sorted(set(tokens) - self.tokenizer.get_vocab().keys())
         if not missing:
-            for name in FILES:
+            for name in TOKENIZER_FILES:
                 if (self.folder / name).is_file():
                     shutil.copyfile(self.folder / name, target / name)
             return

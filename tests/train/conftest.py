@@ -35,6 +35,7 @@ NARROW = (
     "train.global_batch_size=8",
     "train.micro_batch_size=8",
     "train.steps=8",
+    "train.lr=4e-3",
     "train.lr_warmup_steps=2",
     "train.export_hf=false",
     "data.prepare=null",

@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from loongforge_core.errors import CheckpointError
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.repairs import writing_in_this_process
 from loongforge_core.registry import Registry
-from loongforge_core.train import checkpoint
+from loongforge_core.train import checkpoint, record
 from loongforge_core.train.checkpoint import (
     checkpoints,
     find_checkpoint,
@@ -30,7 +30,7 @@ from loongforge_core.train.checkpoint import (
     remove_unfinished,
     save_checkpoint,
 )
-from loongforge_core.train.record import RECORD_FILE, Record, model_of, numbers_of, read_record, require_numbers
+from loongforge_core.train.record import RECORD_FILE, Record, differences, model_of, numbers_of, read_record, require_numbers
 from loongforge_core.train.step import Trainer, build_trainer
 
 Compose = Callable[..., Composition]
@@ -133,7 +133,7 @@ def test_another_tokenizer_makes_another_model(saved: Saved, tmp_path: Path) -> 
 def test_settings_that_change_numbers_are_refused(saved: Saved, compose: Compose, override: str, line: str) -> None:
     changed = compose("model.image_encoder.lr=1e-3", "train.micro_batch_size=2", "train.save_interval=1", override)
     with pytest.raises(CheckpointError) as caught:
-        require_numbers(read_record(saved.folder), changed, saved.data, saved.folder)
+        require_numbers(read_record(saved.folder), numbers_of(changed, saved.data), saved.folder)
     assert str(caught.value).splitlines()[1:-1] == [f"  {line}"]
 
 
@@ -142,7 +142,32 @@ def test_another_data_file_is_noticed(saved: Saved, data_file: Path, compose: Co
     longer.write_text(data_file.read_text() * 2)
     composition = compose("model.image_encoder.lr=1e-3", f"data.path={longer}")
     with pytest.raises(CheckpointError, match=r"data\.samples: the checkpoint has 40, this run has 80"):
-        require_numbers(read_record(saved.folder), composition, TrainingData(composition, registry), saved.folder)
+        require_numbers(read_record(saved.folder), numbers_of(composition, TrainingData(composition, registry)), saved.folder)
+
+
+def test_a_data_file_of_the_same_size_is_noticed(saved: Saved, data_file: Path, compose: Compose, registry: Registry) -> None:
+    edited, moved = data_file.with_name("edited.jsonl"), data_file.with_name("moved.jsonl")
+    edited.write_text(data_file.read_text().replace("seventeen", "seventeem", 1))
+    moved.write_text(data_file.read_text())
+    assert edited.stat().st_size == data_file.stat().st_size
+    for path, lines in ((moved, 0), (edited, 1)):
+        composition = compose("model.image_encoder.lr=1e-3", f"data.path={path}")
+        found = list(differences(read_record(saved.folder).numbers, numbers_of(composition, TrainingData(composition, registry))))
+        assert len(found) == lines and all("data.sha256 of path" in line for line in found)
+
+
+@pytest.mark.parametrize(("size", "changed"), [(60, range(60)), (64, range(64)), (90, [*range(8), *range(82, 90), 41]), (91, [91])])
+def test_a_large_data_file_is_told_by_blocks(size: int, changed: Iterable[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 64 bytes it is read whole here; beyond, eight blocks of eight bytes, the first and the last among them."""
+    monkeypatch.setattr(record, "WHOLE_BYTES", 64)
+    monkeypatch.setattr(record, "NUM_BLOCKS", 8)
+    path = tmp_path / "data"
+    path.write_bytes(bytes(size))
+    digests = [record.data_digest(path)]
+    for place in changed:
+        path.write_bytes(bytes(place) + b"x" + bytes(max(0, size - place - 1)))
+        digests.append(record.data_digest(path))
+    assert len(set(digests)) == len(digests)
 
 
 # ---- complete or invisible
@@ -172,14 +197,14 @@ def test_the_newest_is_found_from_anywhere_in_a_run(saved: Saved, tmp_path: Path
 
 @pytest.mark.parametrize("damage", ["no record", "broken record", "later format", "missing file", "truncated file"])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(saved: Saved, registry: Registry, damage: str) -> None:
-    record = saved.folder / RECORD_FILE
+    described = saved.folder / RECORD_FILE
     (largest,) = sorted(saved.folder.glob("*.distcp"), key=lambda path: path.stat().st_size)[-1:]
     if damage == "no record":
-        record.unlink()
+        described.unlink()
     elif damage == "broken record":
-        record.write_text(record.read_text()[:-20])
+        described.write_text(described.read_text()[:-20])
     elif damage == "later format":
-        record.write_text(json.dumps({**json.loads(record.read_text()), "format": 2}))
+        described.write_text(json.dumps({**json.loads(described.read_text()), "format": 2}))
     elif damage == "missing file":
         largest.unlink()
     else:
