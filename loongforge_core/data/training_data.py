@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
 from torch.utils.data import DataLoader, Dataset
 
 from loongforge_core.component import Augmentation, Processor
@@ -64,7 +63,11 @@ class TrainingData:
             seed=run.train.seed,
             shuffle=run.data.shuffle,
         )
-        self._augment_settings = _augment_settings(run.data.augment, self.maker.processors)
+        self._augment_settings = {  # checked with the composition (`config/check.py`): here they only become what processors take
+            modality: config.model_validate(values)
+            for modality, values in run.data.augment.items()
+            if (config := self.maker.processors[modality].augment_config)
+        }
         self._lines: OrderedDict[int, Conversation] = OrderedDict()
 
     def __len__(self) -> int:
@@ -144,25 +147,3 @@ class _Steps(Dataset[Any]):
 
 def _as_is(value: Any) -> Any:
     return value
-
-
-def _augment_settings(augment: Mapping[str, Mapping[str, Any]], processors: Mapping[str, Processor[Any]]) -> dict[str, BaseModel]:
-    """`data.augment`, validated by the processors."""
-    issues, settings = [], {}
-    for modality, values in augment.items():
-        key = f"data.augment.{modality}"
-        processor = processors.get(modality)
-        if processor is None:
-            issues.append(Issue(f"no {modality} encoder; this composition encodes {', '.join(processors) or 'nothing'}", key))
-        elif processor.augment_config is None:
-            issues.append(Issue(f"{type(processor).__name__} distorts nothing", key))
-        else:
-            try:
-                settings[modality] = processor.augment_config.model_validate(dict(values))
-            except ValidationError as error:
-                issues += [
-                    Issue(f"{found['msg']}, got {found['input']!r}", ".".join([key, *map(str, found["loc"])])) for found in error.errors()
-                ]
-    if issues:
-        raise ConfigError(issues)
-    return settings

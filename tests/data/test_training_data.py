@@ -142,13 +142,3 @@ def test_a_missing_image_is_one_readable_error(num_workers: int, open_data: Call
 def test_settings_that_a_run_cannot_do_without(open_data: Callable[..., TrainingData]) -> None:
     with pytest.raises(ConfigError, match=r"^data.path: training needs data"):
         open_data(data={"path": None})
-
-
-def test_distortion_settings_are_the_processors(open_data: Callable[..., TrainingData]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        open_data(data={"augment": {"image": {"translate": -1.0, "rotate": 3.0}, "audio": {}}})
-    assert [issue.key for issue in caught.value.issues] == [
-        "data.augment.image.translate",
-        "data.augment.image.rotate",
-        "data.augment.audio",
-    ]
