@@ -53,7 +53,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -189,6 +189,16 @@ class BackboneConfig(ComponentConfig, ABC):
         """Whether levels can be added at its layers."""
         return False
 
+    @property
+    def position_axes(self) -> int:
+        """Axes of the position ids that it takes: 1, or 3 for M-RoPE. A recipe that makes others does not fit."""
+        return 1
+
+    @property
+    def max_sequence_length(self) -> int | None:
+        """The longest sequence that it was made for, in tokens; None: no limit is known. `train.seq_length` may not be above it."""
+        return None
+
 
 @dataclass(frozen=True)
 class ItemMarkup:
@@ -212,6 +222,8 @@ class ItemSpan:
     """Index of its first placeholder in the token sequence."""
     grid: Shape
     """How its tokens lie after the projector; they are consecutive."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """`ProcessedItem.details`."""
 
     @property
     def num_tokens(self) -> int:
@@ -255,6 +267,8 @@ class ProcessedItem:
     """What the encoder takes, by name. Along axis 0 the arrays of several items are concatenated; dtypes reach the encoder as they are."""
     size: Shape
     """The item's size, in the units that the encoder's config counts tokens from."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What the recipe needs to know beside the size, such as a video's seconds per frame; hashable values."""
 
 
 @dataclass(frozen=True)
@@ -275,8 +289,10 @@ class Processor(ABC, Generic[ConfigT]):
     augment_config: ClassVar[type[BaseModel] | None] = None
     """Settings of `data.augment.<modality>`; None: the processor distorts nothing, and asking for it is an error."""
 
-    def __init__(self, config: ConfigT) -> None:
+    def __init__(self, config: ConfigT, modality: str = "") -> None:
+        """`modality` is the one of the encoder's modalities whose files this processor opens."""
         self.config = config
+        self.modality = modality
 
     @abstractmethod
     def __call__(self, path: Path, augmentation: Augmentation | None = None) -> ProcessedItem:
@@ -294,9 +310,11 @@ class Processor(ABC, Generic[ConfigT]):
 class Initial:
     """The distribution that a tensor's initial values come from. Drawn by the tensor's global name, so every layout agrees."""
 
-    kind: Literal["normal", "uniform", "constant"]
+    kind: Literal["normal", "uniform", "constant", "given"]
     value: float = 0.0
     """Standard deviation, half width of the interval around zero, or the constant."""
+    values: Callable[[Shape], np.ndarray] | None = None
+    """For `given`: the whole tensor of this shape, such as a table of sinusoids that is stored but not learned from scratch."""
 
 
 @dataclass(frozen=True)

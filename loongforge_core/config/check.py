@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from loongforge_core.component import ComponentSpec, RecipeConfig
+from loongforge_core.component import BackboneConfig, ComponentSpec, RecipeConfig
 from loongforge_core.config.composition import FOUNDATION, Composition, Slot, encoder_slot, projector_slot
 from loongforge_core.config.layout import check_layout
 from loongforge_core.config.library import Library
@@ -60,6 +61,7 @@ def composition_from(
     sections, rest = _split(model, findings)
     slots = check_slots(sections, registry, findings)
     recipe = _recipe(rest, sections, registry, findings)
+    _check_positions(recipe, slots, findings)
     run = _run({key: value for key, value in tree.items() if key != "model"}, sections, slots, registry, findings)
     run = _check_run(run, sections, slots, registry, findings)
     resolved = {"model": _resolved_model(recipe, slots), **_resolved_run(run)} if recipe else {}
@@ -68,6 +70,7 @@ def composition_from(
     if recipe is not None:
         composition = Composition(name=name, slots=slots, recipe=recipe[0], recipe_config=recipe[1], run=run, resolved=resolved)
         _check_length(composition, findings)
+        _check_backends(composition, findings)
     if findings.issues or recipe is None:
         raise ConfigError(findings.issues) from findings.cause
     for broken in registry.broken:
@@ -115,6 +118,19 @@ def _recipe(
     for slot in sections if FOUNDATION in sections else ():
         _check_markup(slot, name, config, findings)
     return spec, config
+
+
+def _check_positions(recipe: tuple[ComponentSpec, RecipeConfig] | None, slots: Mapping[str, Slot], findings: Findings) -> None:
+    """The position ids that the recipe makes are those that the language model takes."""
+    foundation = slots.get(FOUNDATION)
+    if recipe is None or foundation is None or not isinstance(foundation.config, BackboneConfig):
+        return
+    made, taken = recipe[1].position_axes, foundation.config.position_axes
+    if made != taken:
+        findings.add(
+            "model.model_type",
+            f"recipe {recipe[0].name!r} makes position ids of {made} axes, but {foundation.spec.name} in {FOUNDATION} takes {taken}",
+        )
 
 
 def _check_markup(slot: str, name: str, config: RecipeConfig, findings: Findings) -> None:
@@ -230,8 +246,11 @@ def _check_prepare(run: RunSettings, registry: Registry, findings: Findings) -> 
 
 
 def _check_length(composition: Composition, findings: Findings) -> None:
-    """Whether one item fits into a sample, where every item gives the same number of tokens."""
+    """Whether a sample fits into the language model, and one item into a sample, where every item gives the same number of tokens."""
     length = composition.run.train.seq_length
+    longest = composition.foundation.max_sequence_length if composition.foundation else None
+    if longest is not None and length > longest:
+        findings.add("train.seq_length", f"got {length}, but the {FOUNDATION} was made for sequences of at most {longest} tokens")
     for modality in composition.modalities if composition.foundation else ():
         try:
             tokens = composition.tokens_per_item(modality)
@@ -239,6 +258,13 @@ def _check_length(composition: Composition, findings: Findings) -> None:
             continue
         if tokens is not None and tokens > length:
             findings.add("train.seq_length", f"one {modality} gives {tokens} tokens, and a sample has at most {length}")
+
+
+def _check_backends(composition: Composition, findings: Findings) -> None:
+    for name, slot in composition.slots.items():
+        backend = slot.settings.backend
+        if backend == "transformer_engine" and importlib.util.find_spec(backend) is None:
+            findings.add(f"model.{name}.backend", f"{backend} is not installed here; install transformer-engine, or use 'torch'")
 
 
 def _dotted_settings(model: type[BaseModel]) -> set[str]:

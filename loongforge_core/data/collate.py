@@ -32,6 +32,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         position_ids=_pad([sample.position_ids for sample in samples], length),
         items={modality: _items([item for sample in samples for item in sample.items.get(modality, ())]) for modality in modalities},
         placements={modality: _placement(samples, modality) for modality in modalities},
+        padding_mask_bs=_padding_mask(list(map(len, samples)), length),
     )
 
 
@@ -52,6 +53,12 @@ def _pad(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
     for index, array in enumerate(arrays):
         padded[..., index, : array.shape[-1]] = array
     return torch.from_numpy(padded)
+
+
+def _padding_mask(lengths: Sequence[int], length: int) -> torch.Tensor | None:
+    if min(lengths) == length:
+        return None
+    return torch.arange(length) >= torch.tensor(lengths).unsqueeze(1)
 
 
 def _items(items: Sequence[ProcessedItem]) -> Items:

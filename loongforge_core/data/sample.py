@@ -25,6 +25,9 @@ __all__ = ["Sample", "SampleMaker"]
 CACHED_TEXTS = 4096
 """Texts whose tokens are kept."""
 
+_ItemLayout = tuple[Shape, tuple[tuple[str, Any], ...]]
+"""All that an item's tokens and positions depend on: its grid and the processor's details."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -87,12 +90,12 @@ class SampleMaker:
 
     def _make(self, conversation: Conversation, purpose: Purpose, augmentations: Mapping[str, Augmentation]) -> Sample:
         items: dict[str, tuple[ProcessedItem, ...]] = {}
-        grids = []
+        layouts: list[_ItemLayout] = []
         for reference in conversation.items:
             item, grid = self._open(reference, conversation.where, augmentations.get(reference.modality))
             items[reference.modality] = (*items.get(reference.modality, ()), item)
-            grids.append(grid)
-        tokens = self._tokens(conversation, purpose, tuple(grids))
+            layouts.append((grid, tuple(item.details.items())))
+        tokens = self._tokens(conversation, purpose, tuple(layouts))
         return Sample(
             token_ids=tokens.token_ids,
             labels=tokens.labels,
@@ -104,14 +107,14 @@ class SampleMaker:
             spans=tokens.spans,
         )
 
-    def _tokens(self, conversation: Conversation, purpose: Purpose, grids: tuple[Shape, ...]) -> _Tokens:
+    def _tokens(self, conversation: Conversation, purpose: Purpose, layouts: tuple[_ItemLayout, ...]) -> _Tokens:
         """Rendered once per text: where texts repeat, rendering would take longer than a small model's step."""
-        key = (purpose, grids, *((message.role, *map(_without_path, message.parts)) for message in conversation.messages))
+        key = (purpose, layouts, *((message.role, *map(_without_path, message.parts)) for message in conversation.messages))
         if (known := self._texts.get(key)) is not None:
             self._texts.move_to_end(key)
             return known
         text = self.template.tokenise(conversation, purpose)
-        spans = _spans(text, conversation, grids)
+        spans = _spans(text, conversation, layouts)
         token_ids, is_target = _expand(text, spans)
         self._check(token_ids, is_target, purpose, conversation.where)
         labels, loss_mask = np.zeros_like(token_ids), np.zeros(len(token_ids), dtype=np.float32)
@@ -154,12 +157,12 @@ def _without_path(part: str | ItemReference) -> object:
     return part if isinstance(part, str) else (part.modality,)
 
 
-def _spans(text: TokenisedText, conversation: Conversation, grids: tuple[Shape, ...]) -> tuple[ItemSpan, ...]:
+def _spans(text: TokenisedText, conversation: Conversation, layouts: tuple[_ItemLayout, ...]) -> tuple[ItemSpan, ...]:
     """Where items stand once each is as long as its grid: behind those before it, each of which was one token."""
     spans: list[ItemSpan] = []
     shift = 0
-    for reference, position, grid in zip(conversation.items, text.item_positions.tolist(), grids, strict=True):
-        spans.append(ItemSpan(reference.modality, position + shift, grid))
+    for reference, position, (grid, details) in zip(conversation.items, text.item_positions.tolist(), layouts, strict=True):
+        spans.append(ItemSpan(reference.modality, position + shift, grid, dict(details)))
         shift += spans[-1].num_tokens - 1
     return tuple(spans)
 

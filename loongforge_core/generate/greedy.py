@@ -100,6 +100,7 @@ def first_columns(batch: Batch, length: int) -> Batch:
         labels_bs=batch.labels_bs[:, :length],
         loss_mask_bs=batch.loss_mask_bs[:, :length],
         position_ids=batch.position_ids[..., :length],
+        padding_mask_bs=None,
     )
 
 

@@ -9,7 +9,7 @@ Shapes: s sequence, b batch, h width, v this rank's part of the vocabulary, l le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.tensor_parallel import (
@@ -30,11 +30,14 @@ from loongforge_core.layers.loss import mask_padded_vocabulary, token_losses
 from loongforge_core.layers.rotary import RotaryAngles
 from loongforge_core.layers.specs import block_spec
 from loongforge_core.layers.transformer_config import transformer_config
+from loongforge_core.parallel.bookkeeping import describe_copy
 
 if TYPE_CHECKING:
     from megatron.core.packed_seq_params import PackedSeqParams
 
 __all__ = ["Decoder"]
+
+EMBEDDING = "embedding.word_embeddings.weight"
 
 
 def unused_init(_: Tensor) -> None:
@@ -72,12 +75,26 @@ class Decoder(Backbone[DecoderConfig]):
                 skip_weight_param_allocation=self.tied and stage.pre_process,
                 tp_group=groups.tp,
             )
+        if (
+            self.tied
+            and not (stage.pre_process and stage.post_process)
+            and (shared := self.shared_embedding_or_output_weight()) is not None
+        ):
+            shared.shared_embedding = True  # type: ignore[attr-defined]
 
     def initial_values(self) -> InitialValues:
         return InitialValues.transformer(self.config.init_method_std)
 
     def published_rows(self, name: str) -> int | None:
-        return self.config.vocab_size if name in ("embedding.word_embeddings.weight", "output_layer.weight") else None
+        return self.config.vocab_size if name in (EMBEDDING, "output_layer.weight") else None
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        described = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        if self.tied and self.context.stage.post_process and not self.context.stage.pre_process:
+            describe_copy(described, f"{prefix}output_layer.weight", f"{prefix}{EMBEDDING}")
+        return described
 
     def shared_embedding_or_output_weight(self) -> Tensor | None:
         if not self.tied:
@@ -105,13 +122,18 @@ class Decoder(Backbone[DecoderConfig]):
         decoder_input_sbh: Tensor | None,
         position_ids: Tensor,
         *,
+        token_ids_bs: Tensor,
         labels_bs: Tensor | None = None,
+        padding_mask_bs: Tensor | None = None,
         packed: PackedSeqParams | None = None,
         levels: Sequence[Tensor] = (),
     ) -> Tensor:
+        if self.context.sequence_parallel:
+            group = self.context.groups.tp
+            levels = [scatter_to_sequence_parallel_region(level_sbh, group=group) for level_sbh in levels]
+            if decoder_input_sbh is not None:
+                decoder_input_sbh = scatter_to_sequence_parallel_region(decoder_input_sbh, group=group)
         levels_lsbh = torch.stack(tuple(levels)) if levels else None
-        if decoder_input_sbh is not None and self.context.sequence_parallel:
-            decoder_input_sbh = scatter_to_sequence_parallel_region(decoder_input_sbh, group=self.context.groups.tp)
         hidden_sbh: Tensor = self.decoder(
             hidden_states=decoder_input_sbh,
             attention_mask=None,
@@ -125,7 +147,7 @@ class Decoder(Backbone[DecoderConfig]):
         if labels_bs is None:
             whole_sbv: Tensor = gather_from_tensor_model_parallel_region(logits_sbv, group=self.context.groups.tp)
             return whole_sbv.transpose(0, 1)
-        return token_losses(logits_sbv, labels_bs, self.context.groups.tp)
+        return token_losses(logits_sbv.to(self.context.cross_entropy_dtype), labels_bs, self.context.groups.tp)
 
     def logits(self, hidden_sbh: Tensor) -> Tensor:
         """This rank's part, `[s, b, v]`; rows beyond the vocabulary count as minus infinity."""

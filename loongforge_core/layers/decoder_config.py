@@ -69,6 +69,10 @@ class DecoderConfig(BackboneConfig):
     def takes_levels(self) -> bool:
         return True
 
+    @property
+    def max_sequence_length(self) -> int:
+        return self.max_position_embeddings
+
     def transformer_fields(self) -> Mapping[str, Any]:
         return {
             "num_layers": self.num_layers,

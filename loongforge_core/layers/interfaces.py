@@ -81,7 +81,9 @@ class BuildContext:
     padded_vocab_size: int | None = None
     """Rows of the embedding table after padding for tensor parallelism; None: the config's `vocab_size`."""
     max_sequence_length: int | None = None
-    """The longest sequence of the run; None: whatever the config allows."""
+    """The longest sequence of the run, for components whose tables or rotary scaling depend on it; None: what the config allows."""
+    cross_entropy_dtype: torch.dtype = torch.float32
+    """Precision of the loss over the vocabulary."""
     layout: Mapping[str, Any] = field(default_factory=dict)
     """The remaining fields of Megatron's TransformerConfig that describe the layout (pipeline sizes, overlap), verbatim."""
 
@@ -136,9 +138,11 @@ class Component(nn.Module, ABC, Generic[ConfigT]):
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Megatron's description of every tensor here and its place in the whole. Right for Megatron's layers and for replicated ones."""
-        from loongforge_core.parallel.bookkeeping import sharded_state_dict
+        from loongforge_core.parallel.bookkeeping import number_copies, sharded_state_dict
 
-        return sharded_state_dict(self, prefix, sharded_offsets, metadata, groups=self.context.groups)
+        described = sharded_state_dict(self, prefix, sharded_offsets, metadata, groups=self.context.groups)
+        number_copies(described, self.context.groups)
+        return described
 
 
 class Encoder(Component[EncoderConfigT]):
@@ -173,7 +177,9 @@ class Backbone(Component[BackboneConfigT]):
         decoder_input_sbh: Tensor | None,
         position_ids: Tensor,
         *,
+        token_ids_bs: Tensor,
         labels_bs: Tensor | None = None,
+        padding_mask_bs: Tensor | None = None,
         packed: PackedSeqParams | None = None,
         levels: Sequence[Tensor] = (),
     ) -> Tensor:
@@ -181,8 +187,9 @@ class Backbone(Component[BackboneConfigT]):
         before the last stage, hidden states `[s, b, h]`.
 
         `decoder_input_sbh` is what `embed` returned, with items merged in; None behind the first stage, whose input arrives by
-        `set_input_tensor`. `position_ids` is `[b, s]`, or `[3, b, s]` for M-RoPE. Level i, `[s, b, h]` and zero where there is no item,
-        is added to the output of decoder layer i.
+        `set_input_tensor`. `position_ids` is `[b, s]`, or `[3, b, s]` where `config.position_axes` is 3. Level i, `[s, b, h]` and zero
+        where there is no item, is added to the output of decoder layer i. Every stage gets `token_ids_bs` (negative where an item goes)
+        and `padding_mask_bs` (True behind a sample's end), for what looks at tokens again: multi-token prediction, a router's loss.
         """
 
     @abstractmethod

@@ -23,11 +23,11 @@ def mask_padded_vocabulary(logits_sbv: Tensor, vocab_size: int, first_row: int) 
 
 
 def token_losses(logits_sbv: Tensor, labels_bs: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
-    """Cross-entropy of every token in float32, `[b, s]`."""
+    """Cross-entropy of every token, `[b, s]`, in the precision of the logits."""
     labels_sb = labels_bs.t().contiguous()
     if group.size() == 1:
-        flat = F.cross_entropy(logits_sbv.flatten(0, 1).float(), labels_sb.flatten(), reduction="none")
+        flat = F.cross_entropy(logits_sbv.flatten(0, 1), labels_sb.flatten(), reduction="none")
         return flat.view_as(labels_sb).t()
     # Megatron's takes its global tensor-parallel group (0.16.1 has no argument for it), which is the language model's.
-    losses_sb: Tensor = vocab_parallel_cross_entropy(logits_sbv.float(), labels_sb)
+    losses_sb: Tensor = vocab_parallel_cross_entropy(logits_sbv, labels_sb)
     return losses_sb.t()

@@ -1,13 +1,13 @@
 """Which modules a transformer layer is made of: the seam between the backends.
 
-`torch` is Megatron's own layers around this package's attention and norms, and runs anywhere. `transformer_engine` is Megatron's own
-specification for it; it is untested here, for want of a machine that has it.
+`torch` is Megatron's own layers around this package's attention and norms, and runs anywhere. `transformer_engine` puts the parts of
+Megatron's own provider for it in the same places; no machine here has it, so that only the choice of parts is tested.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
@@ -48,39 +48,29 @@ def block_spec(config: Any, backend: Backend, *, mask: AttnMaskType, num_layers:
     Raises VersionError when `transformer_engine` is asked for and not installed.
     """
     layer = layer_spec(config, backend, mask=mask)
-    norm = transformer_engine_norm() if backend == "transformer_engine" else norm_class(config.normalization)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=layer.submodules.input_layernorm)
 
 
 def layer_spec(config: Any, backend: Backend, *, mask: AttnMaskType) -> ModuleSpec:
-    """One layer."""
-    layer = transformer_engine_layer() if backend == "transformer_engine" else torch_layer(config)
-    layer.submodules.self_attention.params = {"attn_mask_type": mask}
-    return layer
-
-
-def torch_layer(config: Any) -> ModuleSpec:
-    norm = norm_class(config.normalization)
+    """One layer. Names and places of its parameters do not depend on the backend, so neither do weights nor checkpoints."""
+    parts = provider(backend)
+    norm = parts.layer_norm(rms_norm=config.normalization == "RMSNorm")
+    column, row = parts.column_parallel_linear(), parts.row_parallel_linear()
     return ModuleSpec(
         module=LevelLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
             self_attention=ModuleSpec(
                 module=RotarySelfAttention,
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
-                    core_attention=ScaledDotProductAttention,
-                    linear_proj=RowParallelLinear,
-                ),
+                params={"attn_mask_type": mask},
+                submodules=SelfAttentionSubmodules(linear_qkv=column, core_attention=parts.core_attention(), linear_proj=row),
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
             mlp=ModuleSpec(
                 module=MLP,
                 submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear,
-                    linear_fc2=RowParallelLinear,
-                    activation_func=GatedSilu if config.use_te_activation_func else None,
+                    linear_fc1=column, linear_fc2=row, activation_func=GatedSilu if config.use_te_activation_func else None
                 ),
             ),
             mlp_bda=get_bias_dropout_add,
@@ -88,25 +78,31 @@ def torch_layer(config: Any) -> ModuleSpec:
     )
 
 
-def transformer_engine_norm() -> Any:
-    require_transformer_engine()
-    from megatron.core.extensions.transformer_engine import TENorm
+class TorchParts:
+    """The torch backend, in the words of Megatron's `BackendSpecProvider`."""
 
-    return TENorm
+    def layer_norm(self, rms_norm: bool) -> type:
+        return norm_class("RMSNorm" if rms_norm else "LayerNorm")
+
+    def column_parallel_linear(self) -> type:
+        return cast(type, ColumnParallelLinear)
+
+    def row_parallel_linear(self) -> type:
+        return cast(type, RowParallelLinear)
+
+    def core_attention(self) -> type:
+        return ScaledDotProductAttention
 
 
-def transformer_engine_layer() -> ModuleSpec:
-    require_transformer_engine()
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
-
-    layer = get_gpt_layer_with_transformer_engine_spec()
-    layer.module = LevelLayer
-    return layer
-
-
-def require_transformer_engine() -> None:
+def provider(backend: Backend) -> Any:
+    """Where a backend's parts come from: Megatron's own provider for transformer-engine, which does not fuse norms into linears here."""
+    if backend == "torch":
+        return TorchParts()
     if find_spec("transformer_engine") is None:
         raise VersionError(
             "backend: transformer_engine was asked for, but transformer-engine is not installed; "
             "install it (pip install 'loongforge_core[gpu]', needs an NVIDIA GPU) or leave backend at torch"
         )
+    from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
+
+    return TESpecProvider()

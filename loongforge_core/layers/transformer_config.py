@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,10 @@ class TransformerArchitecture(Protocol):
     """A config whose component is built from Megatron's transformer layers."""
 
     def transformer_fields(self) -> Mapping[str, Any]:
-        """Fields of `TransformerConfig`, with `activation` (a name in `ACTIVATIONS`) for `activation_func`."""
+        """Fields of Megatron's `TransformerConfig`, with `activation` (a name in `ACTIVATIONS`) for `activation_func`.
+
+        With `multi_latent_attention`, of its `MLATransformerConfig`.
+        """
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -39,9 +43,10 @@ def transformer_config(config: TransformerArchitecture, context: BuildContext) -
     """Dropout is off and nothing is fused: what is not in the two arguments is not in the model."""
     fields = dict(config.transformer_fields())
     fields["activation_func"] = ACTIVATIONS[fields.pop("activation")]
-    gated_silu = fields["gated_linear_unit"] and fields["activation_func"] is F.silu
+    gated_silu = fields.get("gated_linear_unit", False) and fields["activation_func"] is F.silu
     groups = context.groups
-    return TransformerConfig(
+    config_class = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
+    return config_class(
         **fields,
         hidden_dropout=0.0,
         attention_dropout=0.0,

@@ -31,7 +31,10 @@ class AutoModel:
             component = module_class(config, context)
         if not isinstance(component, Component):
             raise PluginError(f"{spec.model} of component {spec.name!r} is not a subclass of loongforge_core.layers.interfaces.Component")
-        return component.to(context.dtype)
+        for parameter in component.parameters():
+            # Not `component.to`: it would round buffers too, such as the frequencies of rotary positions.
+            parameter.data = parameter.data.to(context.dtype)
+        return component
 
 
 def spec_of(config: ComponentConfig, registry: Registry) -> ComponentSpec:

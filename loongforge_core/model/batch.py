@@ -6,11 +6,12 @@ Shapes: b samples, s tokens, N tokens of all items of a modality.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from loongforge_core.layers.interfaces import Items
 
@@ -46,12 +47,29 @@ class Batch:
     items: Mapping[str, Items] = field(default_factory=dict)
     """By modality, in the order of samples and, in a sample, of its placeholders; modalities without an item are absent."""
     placements: Mapping[str, Placement] = field(default_factory=dict)
+    padding_mask_bs: Tensor | None = None
+    """True behind a sample's end; None where no sample is padded."""
     packed: PackedSeqParams | None = None
     """Where several samples share a row."""
 
     @property
     def num_samples(self) -> int:
         return self.token_ids_bs.shape[0]
+
+    def padded(self, multiple: int) -> Batch:
+        """The same batch, a multiple of so many tokens long: padding behind everything, which is no target."""
+        missing = -self.token_ids_bs.shape[1] % multiple
+        if not missing:
+            return self
+        padding_bs = torch.zeros_like(self.token_ids_bs, dtype=torch.bool) if self.padding_mask_bs is None else self.padding_mask_bs
+        return replace(
+            self,
+            token_ids_bs=F.pad(self.token_ids_bs, (0, missing)),
+            labels_bs=F.pad(self.labels_bs, (0, missing)),
+            loss_mask_bs=F.pad(self.loss_mask_bs, (0, missing)),
+            position_ids=F.pad(self.position_ids, (0, missing)),
+            padding_mask_bs=F.pad(padding_bs, (0, missing), value=True),
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -68,5 +86,6 @@ class Batch:
                 name: Placement(placement.sample_N.to(device), placement.position_N.to(device))
                 for name, placement in self.placements.items()
             },
+            padding_mask_bs=None if self.padding_mask_bs is None else self.padding_mask_bs.to(device),
             packed=self.packed,
         )

@@ -82,6 +82,10 @@ class OmniCombinationModel(nn.Module):
         `encoded` is what `encode` gave for this batch's items: while an answer grows, they are encoded once.
         """
         assert self.foundation is not None
+        length = batch.token_ids_bs.shape[1]
+        context = self.foundation.context
+        if context.sequence_parallel:  # cuts the sequence into equal parts
+            batch = batch.padded(context.groups.tp.size())
         hidden_sbh, levels = None, ()
         if self.pre_process:
             if self.encoder is None:
@@ -89,11 +93,13 @@ class OmniCombinationModel(nn.Module):
             else:
                 decoder_input = self.encoder(batch, self.foundation.embed, encoded)
                 hidden_sbh, levels = decoder_input.hidden_sbh, decoder_input.levels
-        loss_or_logits: Tensor = self.foundation(
+        output: Tensor = self.foundation(
             hidden_sbh,
             batch.position_ids,
+            token_ids_bs=batch.token_ids_bs,
             labels_bs=batch.labels_bs if with_labels else None,
+            padding_mask_bs=batch.padding_mask_bs,
             packed=batch.packed,
             levels=levels,
         )
-        return loss_or_logits
+        return output[:, :length] if self.post_process else output

@@ -17,7 +17,8 @@ from loongforge_core.model.auto import AutoModel
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.encoder import OmniEncoderModel
 from loongforge_core.model.freeze import freeze
-from loongforge_core.parallel.groups import component_groups
+from loongforge_core.parallel.bookkeeping import mark_owned
+from loongforge_core.parallel.groups import component_groups, local_device
 from loongforge_core.parallel.initialise import initialise
 from loongforge_core.registry.registry import Registry
 
@@ -34,6 +35,8 @@ class OmniModelProvider:
     """Default: what `train.precision` says."""
     device: torch.device | None = None
     """Default: this rank's accelerator, else the CPU; `meta` builds without memory and without values."""
+    cross_entropy_dtype: torch.dtype = torch.float32
+    """Precision of the loss over the vocabulary."""
 
     def __call__(
         self,
@@ -47,6 +50,8 @@ class OmniModelProvider:
         context = self.context(pg_collection or component_groups(), pre_process, post_process, vp_stage)
         settings = self.composition.run
         model = self.build(context)
+        for component in model.components().values():
+            mark_owned(component)
         if context.device.type != "meta":
             initialise(model.components(), seed=settings.train.seed)
         freeze(model.components(), {name: slot.settings for name, slot in self.composition.slots.items()})
@@ -74,7 +79,7 @@ class OmniModelProvider:
         return BuildContext(
             groups=groups,
             dtype=self.dtype or {"fp32": torch.float32, "bf16": torch.bfloat16}[train.precision],
-            device=self.device or default_device(),
+            device=self.device or local_device(),
             recompute=train.recompute,
             sequence_parallel=self.composition.run.parallel.sequence_parallel,
             stage=PipelineStage(
@@ -84,13 +89,10 @@ class OmniModelProvider:
             ),
             padded_vocab_size=padded(foundation.vocab_size, groups.tp.size()) if foundation else None,
             max_sequence_length=train.seq_length,
+            cross_entropy_dtype=self.cross_entropy_dtype,
         )
 
 
 def padded(vocab_size: int, tensor_parallel_size: int) -> int:
     """The next multiple of the tensor-parallel size."""
     return -(-vocab_size // tensor_parallel_size) * tensor_parallel_size
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,8 +1,12 @@
-"""Who owns a parameter (I9): which ranks hold it, count it in the gradient norm and store it in a checkpoint."""
+"""Who owns a parameter (I9): which ranks hold it, count it in the gradient norm and store it in a checkpoint.
+
+All four follow from one description, `sharded_state_dict`. Its `replica_id` counts the copies of a tensor, the data-parallel ones last: the
+copy of number zero is stored, and of the ranks that share their data the one that holds it counts it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +17,51 @@ from loongforge_core.parallel.cpu import prepare_megatron
 prepare_megatron()
 
 from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories  # noqa: E402
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, apply_factories  # noqa: E402
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # noqa: E402
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
-__all__ = ["LAYER_BY_LAYER", "Piece", "pieces", "sharded_state_dict"]
+__all__ = ["LAYER_BY_LAYER", "Piece", "describe_copy", "mark_owned", "number_copies", "pieces", "sharded_state_dict"]
 
 LAYER_BY_LAYER = {"non_homogeneous_layers": True}
 """Megatron's metadata for naming every layer by its number, instead of one stacked tensor of all layers."""
+
+
+def number_copies(described: Mapping[str, Any], groups: ProcessGroupCollection) -> None:
+    """Tells apart the copies of a component that the language model's tensor ranks hold, where its own tensor size is smaller."""
+    tensor_ranks = groups.tp_dp_cp.size() // groups.dp_cp.size()
+    if tensor_ranks == groups.tp.size():
+        return
+    copy = groups.tp_dp_cp.rank() % tensor_ranks // groups.tp.size()
+    for part in nested_values(described):
+        if isinstance(part, ShardedTensor | ShardedTensorFactory):
+            part.replica_id = (copy, *replica(part))
+
+
+def replica(part: ShardedTensor | ShardedTensorFactory) -> tuple[int, ...]:
+    return part.replica_id if isinstance(part.replica_id, tuple) else (part.replica_id,)
+
+
+def describe_copy(described: Mapping[str, Any], name: str, original: str) -> None:
+    """The tensor that is described as `name` is another stage's copy of the one whose global name is `original`."""
+    part = described[name]
+    part.key = original
+    part.replica_id = (replica(part)[0] + 1, *replica(part)[1:])
+
+
+def mark_owned(module: Any) -> None:
+    """Marks every parameter of a component for Megatron's gradient norm, so that it is counted once.
+
+    Megatron's layers mark split tensors themselves, but only while they draw initial values, which ours do not; and a layer with tensor
+    size 1 marks its parameters as split too.
+    """
+    for part in nested_values(module.sharded_state_dict()):
+        if isinstance(part, ShardedTensor | ShardedTensorFactory) and isinstance(part.data, nn.Parameter):
+            # Megatron counts what is split over tensor ranks everywhere, and of that what is not shared.
+            part.data.tensor_model_parallel = True  # type: ignore[attr-defined]
+            part.data.shared = any(replica(part)[:-1])  # type: ignore[attr-defined]
 
 
 def sharded_state_dict(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from loongforge_core.parallel.cpu import prepare_megatron
 
 prepare_megatron()
@@ -11,7 +13,7 @@ prepare_megatron()
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
-__all__ = ["component_groups"]
+__all__ = ["component_groups", "local_device"]
 
 
 def component_groups() -> ProcessGroupCollection:
@@ -19,3 +21,8 @@ def component_groups() -> ProcessGroupCollection:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
     return ProcessGroupCollection.use_mpu_process_groups()
+
+
+def local_device() -> torch.device:
+    """This rank's accelerator, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

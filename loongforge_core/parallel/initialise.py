@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from loongforge_core.component import Initial, InitialValues
+from loongforge_core.errors import PluginError
 from loongforge_core.parallel.bookkeeping import Piece, pieces
 
 if TYPE_CHECKING:
@@ -31,15 +32,19 @@ def initialise(components: Mapping[str, Component[Any]], *, seed: int) -> None:
         for piece in pieces(component):
             if drawn[0] != piece.name:
                 rows = component.published_rows(piece.name)
-                drawn = (piece.name, draw(distribution(values, piece.name), piece, rows, name_seed(seed, f"{slot}.{piece.name}")))
+                initial = distribution(values, piece.name, slot)
+                drawn = (piece.name, draw(initial, piece, rows, name_seed(seed, f"{slot}.{piece.name}")))
             piece.tensor.copy_(drawn[1][piece.slices])
 
 
-def distribution(values: InitialValues, name: str) -> Initial:
+def distribution(values: InitialValues, name: str, slot: str) -> Initial:
     for pattern, initial in values.patterns.items():
         if fnmatchcase(name, pattern):
             return initial
-    raise AssertionError(f"no initial value for {name}: InitialValues needs a pattern that matches it")
+    raise PluginError(
+        f"the component in slot {slot} says nothing of the initial value of {name!r}; its `initial_values` has patterns for "
+        f"{', '.join(values.patterns) or 'nothing'}"
+    )
 
 
 def name_seed(seed: int, name: str) -> int:
@@ -55,6 +60,9 @@ def draw(initial: Initial, piece: Piece, rows: int | None, seed: int) -> Tensor:
         real.normal_(0.0, initial.value, generator=generator)
     elif initial.kind == "uniform":
         real.uniform_(-initial.value, initial.value, generator=generator)
-    else:
+    elif initial.kind == "constant":
         real.fill_(initial.value)
+    else:
+        assert initial.values is not None, "Initial('given') needs values"
+        real.copy_(torch.from_numpy(initial.values(tuple(real.shape))))
     return whole

@@ -44,7 +44,7 @@ def check_language_model(
 
     def run_ours(component: Any) -> Tensor:
         positions_bs = torch.arange(max(LENGTHS)).expand(len(LENGTHS), -1)
-        logits_bsv: Tensor = component(component.embed(ids_bs), positions_bs)
+        logits_bsv: Tensor = component(component.embed(ids_bs), positions_bs, token_ids_bs=ids_bs)
         assert logits_bsv.shape[-1] == config.vocab_size + 5
         assert (logits_bsv[..., config.vocab_size :] < logits_bsv.amin() / 2).all(), "padded rows of the vocabulary take part"
         return logits_bsv[..., : config.vocab_size][is_token_bs]

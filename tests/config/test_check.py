@@ -92,7 +92,7 @@ def test_a_slots_own_keys_are_no_part_of_its_config(registry: Registry, tmp_path
 
 def test_a_recipe_takes_the_other_keys_of_model(registry: Registry) -> None:
     composition = composition_from(changed(model__model_type="story", model__ending="sad"), registry)
-    assert composition.recipe_config.model_dump() == {"ending": "sad"}
+    assert composition.recipe_config.model_dump() == {"ending": "sad", "axes": 1}
 
 
 def test_the_resolved_tree_loads_again_to_an_equal_composition(registry: Registry, tmp_path: Path) -> None:
@@ -230,6 +230,13 @@ def test_levels_need_a_projector_and_a_backbone_that_take_them(registry: Registr
     shallow = {**hearing, "audio_encoder": {"type": "ear", "levels": 3}}
     assert issues(registry, {"model": shallow}) == {
         "model.foundation.num_layers": "audio_encoder (ear) emits 3 levels, one after each of the first 3 layers, but there are 2"
+    }
+
+
+def test_position_ids_that_the_language_model_does_not_take(registry: Registry) -> None:
+    story = {"model_type": "story", "axes": 3, "foundation": {"type": "brain", "num_layers": 2, "hidden_size": 16}}
+    assert issues(registry, {"model": story}) == {
+        "model.model_type": "recipe 'story' makes position ids of 3 axes, but brain in foundation takes 1"
     }
 
 

@@ -54,7 +54,9 @@ def test_padding_on_the_right(make_samples: MakeSamples) -> None:
         ):
             assert padded[row, : len(sample)].tolist() == array.tolist()
             assert not padded[row, len(sample) :].any()
+        assert batch.padding_mask_bs is not None and batch.padding_mask_bs[row].tolist() == [place >= len(sample) for place in range(long)]
     assert short < long
+    assert collate(samples[:1]).padding_mask_bs is None
 
 
 def test_items_and_places_in_the_same_order(make_samples: MakeSamples) -> None:

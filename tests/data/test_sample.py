@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from loongforge_core.component import ItemSpan
+from loongforge_core.component import Augmentation, ItemSpan, ProcessedItem
 from loongforge_core.data.conversations import Conversation, ItemReference, Message
 from loongforge_core.data.sample import Sample, SampleMaker
 from loongforge_core.errors import DataError
@@ -121,3 +122,16 @@ def test_an_item_whose_size_does_not_fit(make_maker: MakeMaker, conversation: Co
     (tmp_path / "short.txt").write_text("5 6 7")
     with pytest.raises(DataError, match=r"^data.jsonl:7: .*short.txt does not fit the series encoder: 3 numbers"):
         make_maker().sample(conversation)
+
+
+def test_details_of_an_item_reach_its_span(make_maker: MakeMaker, conversation: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And texts that are alike are told apart by them, since positions may depend on them."""
+    maker = make_maker()
+    processor, opened = maker.processors["series"], iter(range(4))
+
+    def with_details(path: Path, augmentation: Augmentation | None = None) -> ProcessedItem:
+        return replace(processor(path, augmentation), details={"seconds": next(opened)})
+
+    monkeypatch.setitem(maker.processors, "series", with_details)
+    found = [[span.details for span in maker.sample(conversation).spans] for _ in range(2)]
+    assert found == [[{"seconds": 0}, {"seconds": 1}], [{"seconds": 2}, {"seconds": 3}]]

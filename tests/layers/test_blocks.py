@@ -12,6 +12,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from torch.nn import functional as F
 
 from loongforge_core.errors import VersionError
+from loongforge_core.layers import specs
 from loongforge_core.layers.attention import RotarySelfAttention, ScaledDotProductAttention
 from loongforge_core.layers.decoder import Decoder
 from loongforge_core.layers.decoder_config import DecoderConfig
@@ -73,7 +74,7 @@ def test_padded_vocabulary_does_not_change_the_loss(context: BuildContext) -> No
     for rows in (None, 32):
         decoder = Decoder(TINY, replace(context, padded_vocab_size=rows))
         initialise({"foundation": decoder}, seed=3)
-        losses.append(decoder(decoder.embed(ids), positions, labels_bs=ids))
+        losses.append(decoder(decoder.embed(ids), positions, token_ids_bs=ids, labels_bs=ids))
     torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=0)
 
 
@@ -97,6 +98,24 @@ def test_torch_backend_is_megatrons_layer_with_our_attention_and_norms(context: 
     assert layer.self_attention.submodules.core_attention is ScaledDotProductAttention
     assert layer.self_attention.params == {"attn_mask_type": AttnMaskType.no_mask}
     assert layer.mlp.submodules.activation_func is GatedSilu
+
+
+def test_transformer_engine_backend_takes_megatrons_parts_in_the_same_places(
+    context: BuildContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which parts are chosen; where transformer-engine is not installed, Megatron has stand-ins under their names."""
+    from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
+
+    parts = TESpecProvider()
+    monkeypatch.setattr(specs, "find_spec", lambda _: object())
+    spec = block_spec(megatron(context), "transformer_engine", mask=AttnMaskType.causal, num_layers=2)
+    layer, ours = spec.layer_specs[0].submodules, block_spec(megatron(context), "torch", mask=AttnMaskType.causal, num_layers=2)
+    assert spec.layer_norm is layer.input_layernorm is layer.pre_mlp_layernorm is parts.layer_norm(rms_norm=True)
+    attention = layer.self_attention.submodules
+    assert layer.self_attention.module is RotarySelfAttention and attention.core_attention is parts.core_attention()
+    assert attention.linear_qkv is layer.mlp.submodules.linear_fc1 is parts.column_parallel_linear()
+    assert attention.linear_proj is layer.mlp.submodules.linear_fc2 is parts.row_parallel_linear()
+    assert layer.self_attention.submodules.linear_qkv is not ours.layer_specs[0].submodules.self_attention.submodules.linear_qkv
 
 
 @pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="transformer-engine is installed here")

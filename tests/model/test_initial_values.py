@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from loongforge_core.component import Initial, InitialValues
 from loongforge_core.config.composition import Composition
+from loongforge_core.errors import PluginError
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.initialise import initialise
 from loongforge_core.registry import Registry
@@ -69,7 +71,18 @@ def test_a_parameter_without_a_distribution_is_an_error(compose: Compose, regist
     model = OmniModelProvider(composition=compose(), registry=registry)()
     values = InitialValues({"*.weight": Initial("uniform", 0.5)})
     monkeypatch.setattr(type(model.components()["foundation"]), "initial_values", lambda _: values)
-    with pytest.raises(AssertionError, match=r"no initial value for decoder\..*bias"):
+    with pytest.raises(
+        PluginError, match=r"slot foundation says nothing of the initial value of 'decoder\..*bias'.*patterns for \*\.weight"
+    ):
         initialise({"foundation": model.components()["foundation"]}, seed=1)
     name, tensor = next(iter(model.components()["foundation"].named_parameters()))
     assert name.endswith("weight") and 0.4 < tensor.abs().max() <= 0.5
+
+
+def test_given_values_are_taken_as_they_are(compose: Compose, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    foundation = OmniModelProvider(composition=compose(), registry=registry)().components()["foundation"]
+    table = Initial("given", values=lambda shape: np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    monkeypatch.setattr(type(foundation), "initial_values", lambda _: InitialValues({"*": table}))
+    initialise({"foundation": foundation}, seed=1)
+    weight = foundation.word_embeddings.weight
+    assert torch.equal(weight, torch.arange(weight.numel(), dtype=torch.float32).view_as(weight))

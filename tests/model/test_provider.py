@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,3 +155,27 @@ def test_precision_is_the_runs_or_the_callers(compose: Compose, registry: Regist
     assert {p.dtype for p in OmniModelProvider(composition=composition, registry=registry)().parameters()} == {dtype}
     doubled = OmniModelProvider(composition=composition, registry=registry, dtype=torch.float64)()
     assert {p.dtype for p in doubled.parameters()} == {torch.float64}
+
+
+def test_bfloat16_parameters_leave_rotary_frequencies_exact(compose: Compose, registry: Registry) -> None:
+    """Rounded to bfloat16, a frequency would be off by a radian at some hundred positions."""
+    frequencies = [
+        OmniModelProvider(composition=compose(train={"precision": precision}), registry=registry)().foundation.rotary.inverse_frequency
+        for precision in ("fp32", "bf16")
+    ]
+    assert frequencies[1].dtype == torch.float32 and torch.equal(*frequencies)
+
+
+def test_what_the_training_side_knows_reaches_the_components(compose: Compose, registry: Registry) -> None:
+    """Vocabulary padded for the tensor size, longest sequence, precision of the loss; without a job of four ranks."""
+    group = SimpleNamespace(size=lambda: 4, rank=lambda: 1)
+    composition = compose(foundation={"vocab_size": 101}, train={"seq_length": 77})
+    provider = OmniModelProvider(composition=composition, registry=registry, cross_entropy_dtype=torch.float64)
+    context = provider.context(SimpleNamespace(tp=group, pp=group), None, None, None)
+    assert (context.padded_vocab_size, context.max_sequence_length, context.cross_entropy_dtype) == (104, 77, torch.float64)
+    assert (context.stage.pre_process, context.stage.post_process) == (False, False)
+
+
+def test_the_loss_has_the_precision_asked_for(compose: Compose, registry: Registry, batch_of: Callable[..., Batch]) -> None:
+    provider = OmniModelProvider(composition=compose(), registry=registry, cross_entropy_dtype=torch.float64)
+    assert provider()(batch_of([5, 6, 7])).dtype == torch.float64

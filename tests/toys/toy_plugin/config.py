@@ -93,6 +93,11 @@ class StoryConfig(RecipeConfig):
     """Knows images only."""
 
     ending: str = "happy"
+    axes: int = 1
+
+    @property
+    def position_axes(self) -> int:
+        return self.axes
 
     def markup(self, modality: str) -> ItemMarkup:
         return {"image": ItemMarkup("<picture>")}[modality]

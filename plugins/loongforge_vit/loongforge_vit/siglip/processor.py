@@ -46,8 +46,8 @@ class SiglipProcessor(Processor[SiglipConfig]):
 
     augment_config = SiglipAugmentation
 
-    def __init__(self, config: SiglipConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: SiglipConfig, modality: str = "image") -> None:
+        super().__init__(config, modality)
         if config.num_channels != 3:
             raise DataError(f"num_channels is {config.num_channels}, but images are opened as RGB; expected 3")
         self._small_images: OrderedDict[str, np.ndarray] = OrderedDict()
