@@ -15,7 +15,7 @@ from tqdm import tqdm
 from loongforge_core.cli.closing import closing_words, exact_match_table
 from loongforge_core.cli.run import config_dirs, note
 from loongforge_core.config.composition import Composition
-from loongforge_core.data.conversations import ConversationFiles, column, parse_conversation
+from loongforge_core.data.conversations import ConversationFiles, parse_question
 from loongforge_core.data.training_data import load_sample_maker
 from loongforge_core.errors import CheckpointError, ConfigError, InputError, Issue
 from loongforge_core.generate.evaluate import Prediction, answer_questions, write_evaluation
@@ -79,9 +79,7 @@ def evaluate(args: argparse.Namespace, registry: Registry, composition: Composit
 
 def generate(args: argparse.Namespace, registry: Registry, composition: Composition) -> int:
     """Prints the answer to one prompt, and nothing else."""
-    question = parse_conversation(
-        as_line(args.prompt, args.item), composition.modalities, folder=Path(), where="--prompt and --item"
-    ).prompt()
+    question = parse_question(*tagged(args.prompt, args.item), composition.modalities)
     with running(composition):
         model = trained_model(args.checkpoint, composition, registry)
         decoder = GreedyDecoder(load_sample_maker(composition, registry), model, composition.run.evaluation.max_new_tokens)
@@ -168,17 +166,16 @@ def answer_file(decoder: GreedyDecoder, questions: Path, composition: Compositio
         return answer_questions(decoder, conversations, batch_size=composition.run.evaluation.batch_size, progress=bar.update)
 
 
-def as_line(prompt: str, given: Sequence[str]) -> dict[str, object]:
-    """The prompt and its `MODALITY=PATH` items as a line of a conversations file; items that have no tag in the prompt come first."""
-    items: dict[str, list[str]] = {}
+def tagged(prompt: str, given: Sequence[str]) -> tuple[str, dict[str, list[Path]]]:
+    """The prompt with a tag for each `MODALITY=PATH` item, at its beginning where it has none, and the items by modality."""
+    items: dict[str, list[Path]] = {}
     for text in given:
         modality, equals, path = text.partition("=")
         if not (modality and equals and path):
             raise InputError(f"--item {text}: expected MODALITY=PATH, such as image=photo.png")
-        items.setdefault(modality, []).append(path)
+        items.setdefault(modality, []).append(Path(path))
     missing = "".join(f"<{modality}>" * (len(paths) - prompt.count(f"<{modality}>")) for modality, paths in items.items())
-    messages = [{"role": "user", "content": missing + prompt}, {"role": "assistant", "content": ""}]
-    return {"messages": messages, **{column(modality): paths for modality, paths in items.items()}}
+    return missing + prompt, items
 
 
 def write_folder(model: OmniCombinationModel, composition: Composition, registry: Registry, folder: Path) -> None:

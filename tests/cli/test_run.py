@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, Qwen2ForCausalLM
 
 from loongforge_core.cli.main import main
-from loongforge_core.cli.model_commands import as_line
+from loongforge_core.cli.model_commands import tagged
 from loongforge_core.errors import InputError
 
 QUESTIONS = [
@@ -177,9 +177,8 @@ def test_evaluate_without_questions(run: Run, capsys: pytest.CaptureFixture[str]
 
 
 def test_items_without_a_tag_come_first() -> None:
-    line = as_line("A <image> and <sound>?", ["image=1.png", "image=2.png", "sound=a.wav"])
-    assert line["messages"][0] == {"role": "user", "content": "<image>A <image> and <sound>?"}  # type: ignore[index]
-    assert line["images"] == ["1.png", "2.png"]
-    assert line["sounds"] == ["a.wav"]
+    prompt, items = tagged("A <image> and <sound>?", ["image=1.png", "image=2.png", "sound=a.wav"])
+    assert prompt == "<image>A <image> and <sound>?"
+    assert items == {"image": [Path("1.png"), Path("2.png")], "sound": [Path("a.wav")]}
     with pytest.raises(InputError, match="MODALITY=PATH"):
-        as_line("?", ["=x"])
+        tagged("?", ["=x"])
