@@ -16,7 +16,7 @@ NEWER_FOLDER := .megatron-$(NEWER)
 # conftest.py refuses to test another Megatron-Core than the one expected.
 WITH_OLDER := EXPECT_MEGATRON=$(shell sed -n 's/^megatron-core==//p' constraints.txt)
 WITH_NEWER := EXPECT_MEGATRON=$(NEWER) PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
-MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/cli/test_run.py \
+MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/layouts tests/cli/test_run.py \
 	plugins examples
 
 .PHONY: demo test check format lint types contracts bench install clean

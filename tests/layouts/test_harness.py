@@ -1,0 +1,105 @@
+"""The harness catches what goes wrong in layouts, and names parameter and layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import distributed
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.model.batch import Batch
+from loongforge_core.parallel.launch import run_ranks
+from loongforge_core.testing.layouts import Layout, Measured, compare, measure, measure_steps, share, trainer_in
+
+Steps = Sequence[Sequence[Batch]]
+
+TENSOR = Layout(tensor=2, sequence_parallel=True)
+DATA = Layout(data=2)
+FC2, NORM = "decoder.layers.0.mlp.linear_fc2.weight", "decoder.layers.1.input_layernorm.weight"
+
+# ---- faults, as a rank commits them
+
+
+def wrong_slice(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    trainer = trainer_in(composition, layout)
+    weight = trainer.models[0].foundation.get_parameter(FC2)
+    if distributed.get_rank() == 1:
+        with torch.no_grad():
+            weight.copy_(weight.roll(1, 1))
+    return measure_steps(trainer, batches)
+
+
+def doubled_gradient(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    trainer = trainer_in(composition, layout)
+    trainer.models[0].foundation.get_parameter(FC2).register_hook(lambda gradient: 2 * gradient)
+    return measure_steps(trainer, batches)
+
+
+def forgotten_all_reduce(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    trainer = trainer_in(composition, layout)
+    trainer.models[0].foundation.get_parameter(NORM).sequence_parallel = False
+    return measure_steps(trainer, batches)
+
+
+def counted_twice(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    trainer = trainer_in(composition, layout)
+    trainer.models[0].foundation.get_parameter(NORM).shared = False
+    return measure_steps(trainer, batches)
+
+
+def same_share_on_every_rank(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    return measure_steps(trainer_in(composition, layout), [share(step, 0, layout.data) for step in batches])
+
+
+def last_micro_batch_missing(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    shares = [share(step, distributed.get_rank(), layout.data) for step in batches]
+    return measure_steps(trainer_in(composition, layout), [each[:-1] for each in shares])
+
+
+# ---- what is said of them
+
+
+@pytest.fixture(scope="module")
+def composition(language_model: Callable[..., Composition]) -> Composition:
+    return language_model(tied=False)
+
+
+@pytest.fixture(scope="module")
+def one(composition: Composition, text_batches: list[list[Batch]]) -> Measured:
+    (measured,) = run_ranks(measure, 1, composition, Layout(), text_batches)
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("fault", "layout", "said"),
+    [
+        (wrong_slice, TENSOR, f"initial weights of foundation.{FC2}"),
+        (doubled_gradient, TENSOR, f"gradients of foundation.{FC2}"),
+        (forgotten_all_reduce, TENSOR, f"gradients of foundation.{NORM}"),
+        (counted_twice, TENSOR, "gradient norm of step 1"),
+        (same_share_on_every_rank, DATA, "loss of step 1"),
+        (last_micro_batch_missing, DATA, "loss of step 1"),
+    ],
+)
+def test_a_planted_fault_is_named(
+    composition: Composition, text_batches: list[list[Batch]], one: Measured, fault: Callable[..., Measured], layout: Layout, said: str
+) -> None:
+    ranks = run_ranks(fault, layout.world_size, composition, layout, text_batches)
+    with pytest.raises(AssertionError) as raised:
+        compare(one, ranks, layout)
+    lines = str(raised.value).splitlines()
+    assert all(line.startswith(f"{layout}: ") for line in lines)
+    assert f"{layout}: {said} differ from one process's by " in str(raised.value)
+    if fault in (doubled_gradient, forgotten_all_reduce):  # and no other parameter is blamed
+        assert [line for line in lines if ": gradients of " in line] == [line for line in lines if f"{said} " in line]
+    if fault is counted_twice:
+        assert not [line for line in lines if ": gradients of " in line or "initial" in line]
+
+
+def test_values_on_no_rank_are_missed(composition: Composition, text_batches: list[list[Batch]], one: Measured) -> None:
+    layout = Layout(pipeline=2)
+    first, _ = run_ranks(measure, 2, composition, layout, text_batches)
+    with pytest.raises(AssertionError, match=r"pipeline 2: on no rank: .*1616 values of foundation.output_layer.weight"):
+        compare(one, [first], layout)
