@@ -91,6 +91,8 @@ class TrainSettings(Settings):
     seed: int = Field(1, ge=0)
     save_interval: int = Field(0, ge=0)
     """Steps between checkpoints; 0: only at the end."""
+    keep_checkpoints: int = Field(0, ge=0)
+    """Newest checkpoints that are kept; older ones are deleted after each save. 0: all are kept."""
     log_interval: PositiveInt = 10
     """Steps between lines of progress where no terminal shows a bar; metrics.jsonl has every step."""
     export_hf: bool = False

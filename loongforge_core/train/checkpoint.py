@@ -40,6 +40,7 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "newest_checkpoint",
+    "remove_old",
     "remove_unfinished",
     "save_checkpoint",
     "save_start",
@@ -79,6 +80,13 @@ def remove_unfinished(output_dir: Path) -> None:
     """What a run left that was stopped while it was writing."""
     for folder in (output_dir / FOLDER).glob(f"{UNFINISHED}*"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_old(output_dir: Path, *, keep: int) -> None:
+    """All but the newest `keep` checkpoints; 0 keeps all. Each becomes invisible at once, as if unfinished, and is then deleted."""
+    for folder in list(checkpoints(output_dir).values())[:-keep] if keep else []:
+        invisible = folder.rename(folder.with_name(f"{UNFINISHED}{folder.name}"))
+        shutil.rmtree(invisible)
 
 
 # ---- saving

@@ -16,7 +16,7 @@ from loongforge_core.data.training_data import TrainingData
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import load_checkpoint, load_model, newest_checkpoint, remove_unfinished, save_checkpoint
+from loongforge_core.train.checkpoint import load_checkpoint, load_model, newest_checkpoint, remove_old, remove_unfinished, save_checkpoint
 from loongforge_core.train.metrics import Metrics
 from loongforge_core.train.progress import Progress
 from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_model, require_numbers
@@ -170,3 +170,5 @@ def save(run: Run, step: int, metrics: Metrics | None) -> None:
     if metrics:
         metrics.write_through()
     save_checkpoint(run.output_dir, run.trainer, replace(run.record, step=step))
+    if distributed.get_rank() == 0:
+        remove_old(run.output_dir, keep=run.composition.run.train.keep_checkpoints)

@@ -23,7 +23,7 @@ RECORD_FILE = "loongforge.json"
 FORMAT = 1
 
 # Settings of `train` that change speed, memory or files, but no number; everything else must stay as it was when a run is resumed.
-FREE_SETTINGS = frozenset({"micro_batch_size", "seq_length", "recompute", "save_interval", "log_interval", "export_hf"})
+FREE_SETTINGS = frozenset({"micro_batch_size", "seq_length", "recompute", "save_interval", "keep_checkpoints", "log_interval", "export_hf"})
 
 # A data file is read whole up to this size, and beyond it in blocks from its beginning to its end: a start may not take minutes.
 WHOLE_BYTES = 256 * 2**20

@@ -27,6 +27,7 @@ from loongforge_core.train.checkpoint import (
     load_checkpoint,
     load_model,
     newest_checkpoint,
+    remove_old,
     remove_unfinished,
     save_checkpoint,
 )
@@ -184,6 +185,23 @@ def test_an_unfinished_checkpoint_is_invisible(saved: Saved, monkeypatch: pytest
     assert checkpoints(output) == {3: saved.folder} and newest_checkpoint(output) == saved.folder
     remove_unfinished(output)
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step_00000003"]
+
+
+def test_an_old_checkpoint_is_complete_until_it_is_invisible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    for step in (2, 4, 6):
+        (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+    remove_old(tmp_path, keep=0)
+    assert list(checkpoints(tmp_path)) == [2, 4, 6]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.shutil, "rmtree", stop)
+        remove_old(tmp_path, keep=1)
+    assert list(checkpoints(tmp_path)) == [4, 6]
+    remove_unfinished(tmp_path)
+    remove_old(tmp_path, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000006"]
 
 
 def test_the_newest_is_found_from_anywhere_in_a_run(saved: Saved, tmp_path: Path) -> None:

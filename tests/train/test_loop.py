@@ -74,6 +74,14 @@ def test_a_run_leaves_metrics_settings_versions_and_checkpoints(compose: Compose
 
 
 @pytest.mark.usefixtures("one_process")
+def test_a_run_keeps_as_many_checkpoints_as_asked(compose: Compose, registry: Registry) -> None:
+    composition = compose("train.save_interval=2", "train.keep_checkpoints=2")
+    train(composition, registry, progress=quiet())
+    folders = sorted(path.name for path in (Path(composition.run.output_dir) / "checkpoints").iterdir())
+    assert folders == ["step_00000006", "step_00000008"]
+
+
+@pytest.mark.usefixtures("one_process")
 def test_a_finished_run_is_not_run_again(compose: Compose, registry: Registry) -> None:
     composition = compose()
     first = train(composition, registry, progress=quiet())
