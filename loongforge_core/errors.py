@@ -29,6 +29,7 @@ __all__ = [
     "VersionError",
     "WeightsError",
     "did_you_mean",
+    "near_match",
 ]
 
 
@@ -89,11 +90,17 @@ class VersionError(InputError):
     """An installed library outside the tested range."""
 
 
+def near_match(given: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?` for the nearest valid name, else nothing: for many names, or many messages."""
+    near = difflib.get_close_matches(given, sorted(set(valid)), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """`; did you mean X?` for the nearest valid name, else the valid names, else nothing."""
     names = sorted(set(valid))
-    if near := difflib.get_close_matches(given, names, n=1, cutoff=0.6):
-        return f"; did you mean {near[0]!r}?"
+    if near := near_match(given, names):
+        return near
     if not names:
         return ""
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

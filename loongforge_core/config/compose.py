@@ -32,13 +32,15 @@ from omegaconf.errors import OmegaConfBaseException
 from loongforge_core.config.document import Document, read_document
 from loongforge_core.config.library import Library, canonical_group, fills_slots, is_path, missing_config
 from loongforge_core.config.provenance import COMMAND_LINE, Provenance
-from loongforge_core.errors import ConfigError, Issue, did_you_mean
+from loongforge_core.errors import ConfigError, Issue, did_you_mean, near_match
 
 __all__ = ["Composed", "compose_tree"]
 
 SCHEME = "loongforge"
 PRIMARY = "__config__"
 """What Hydra calls CONFIG, whatever folder it lies in."""
+DELETION = re.compile(r"Could not delete from config\. .*?'(?P<key>[^']+)' (?P<reason>.*?)\.?", re.DOTALL)
+"""What Hydra says of `~KEY` for a key that is not there, or of `~KEY=VALUE` for one of another value."""
 OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^@=+~]+)(?P<package>@[^=]*)?(?P<value>=.*)?", re.DOTALL)
 # AssertionError and TypeError are Hydra's answer to a default that comes to something other than a name.
 FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, OSError, ValueError, AssertionError, TypeError)
@@ -268,6 +270,10 @@ def _issue(error: BaseException, reading: _Reading, provenance: Provenance) -> I
     if isinstance(cause, OmegaConfBaseException):
         key = re.sub(r"\[(\d+)\]", r".\1", cause.full_key or "")
         return Issue(str(cause.msg or cause).split("\n")[0], key, provenance.where(key))
+    if deletion := DELETION.fullmatch(str(error)):
+        key, missing = deletion["key"], deletion["reason"] == "does not exist"
+        reason = f"there is no such key{near_match(key, provenance.keys)}" if missing else f"its value {deletion['reason']}"
+        return Issue(f"nothing to take out: {reason}", f"~{key}", COMMAND_LINE)
     if isinstance(error, AssertionError | TypeError):
         return Issue(f"a default, or an override of one, is no name: {error or 'see --debug'}", where=str(reading.path))
     hint = "; to replace it, write `override GROUP@KEY: NAME`" if "more than once" in str(error) else ""

@@ -14,6 +14,11 @@ __all__ = ["check_layout"]
 def check_layout(run: RunSettings, slots: Mapping[str, Slot], world_size: int | None, findings: Findings) -> None:
     """Notes what does not divide. `world_size` None: how many processes there will be is not known."""
     _check_division(run.parallel, slots, findings)
+    if run.parallel.sequence_parallel and run.parallel.tensor_model_parallel_size == 1:
+        findings.add(
+            "parallel.sequence_parallel",
+            "true splits sequences over the tensor ranks, and tensor_model_parallel_size is 1; expected false, or 2 ranks or more",
+        )
     replicas = 1
     if world_size is not None:
         replicas = _check_world(run.parallel, world_size, findings)

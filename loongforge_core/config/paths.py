@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from loongforge_core.config.composition import Slot
 from loongforge_core.config.sentences import Findings
 from loongforge_core.config.settings import DataSettings, RunSettings
-from loongforge_core.errors import PluginError, did_you_mean
+from loongforge_core.errors import PluginError, near_match
 from loongforge_core.registry.registry import PACKAGE_SCHEME, Registry
 
 __all__ = ["locate_run", "locate_slots"]
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+"""One of these is what transformers' `AutoTokenizer` needs."""
+
+
 def locate_run(run: RunSettings, registry: Registry, findings: Findings) -> RunSettings:
-    """The settings with real paths instead of `pkg://`; what is missing is noted."""
+    """The settings with real paths instead of `pkg://`; what is missing, or not what it should be, is noted."""
     data = run.data
-    tokenizer = None if run.tokenizer is None else _located(run.tokenizer, "tokenizer", "folder", registry, findings)
+    tokenizer = None
+    if run.tokenizer is not None:
+        tokenizer = _located(run.tokenizer, "tokenizer", "folder", registry, findings)
+        _check_content(tokenizer, "tokenizer", [TOKENIZER_FILES], findings)
     paths = [data.path] if isinstance(data.path, str) else data.path or []
     found = [_located(path, "data.path", _kind(path, data), registry, findings) for path in paths]
     eval_path = data.eval_path
     if eval_path is not None:
         eval_path = _located(eval_path, "data.eval_path", _kind(eval_path, data), registry, findings)
+    _check_output(run, findings)
     path = found[0] if isinstance(data.path, str) else found if data.path is not None else None
     return run.model_copy(update={"tokenizer": tokenizer, "data": data.model_copy(update={"path": path, "eval_path": eval_path})})
 
@@ -35,6 +43,7 @@ def locate_slots(slots: Mapping[str, Slot], registry: Registry, findings: Findin
     for name, slot in slots.items():
         if (pretrained := slot.settings.pretrained) is not None:
             path = _located(pretrained, f"model.{name}.pretrained", "folder", registry, findings)
+            _check_content(path, f"model.{name}.pretrained", [("config.json",), ("*.safetensors",)], findings)
             located[name] = replace(slot, settings=slot.settings.model_copy(update={"pretrained": path}))
     return located
 
@@ -61,6 +70,26 @@ def _located(given: str, key: str, kind: str, registry: Registry, findings: Find
     return path
 
 
+def _check_content(folder: str, key: str, expected: Sequence[Sequence[str]], findings: Findings) -> None:
+    """Whether a folder that is there holds a file of each of these groups of patterns."""
+    if not os.path.isdir(folder):
+        return  # noted already
+    for patterns in expected:
+        if not any(any(Path(folder).glob(pattern)) for pattern in patterns):
+            findings.add(key, f"the folder {folder!r} has no {' or '.join(patterns)}; expected a Hugging Face folder")
+            return
+
+
+def _check_output(run: RunSettings, findings: Findings) -> None:
+    """Whether output_dir is a folder or can become one. A command that reads no data may look at a run that it cannot write to."""
+    given = Path(run.output_dir).absolute()
+    there = next(path for path in (given, *given.parents) if path.exists())
+    if not there.is_dir():
+        findings.add("output_dir", f"{run.output_dir!r}: {there} is a file; expected a folder, or a path where one can be made")
+    elif run.data.path is not None and not os.access(there, os.W_OK | os.X_OK):
+        findings.add("output_dir", f"{run.output_dir!r}: the folder {there} cannot be written to")
+
+
 def _hint(path: str, kind: str, where: str) -> str:
     """What the path was taken from, and the nearest name there; or the file beside the YAML that was probably meant."""
     if os.path.exists(path):
@@ -71,6 +100,6 @@ def _hint(path: str, kind: str, where: str) -> str:
     folder = Path(path).parent
     if not os.path.isdir(folder):
         return f": there is no folder {folder.resolve()}"
-    near = did_you_mean(Path(path).name, [entry.name for entry in folder.iterdir()])
+    near = near_match(Path(path).name, [entry.name for entry in folder.iterdir()])
     where = "" if Path(path).is_absolute() else f" in {folder.resolve()}"
-    return f"{where}{near if 'did you mean' in near else ''}"
+    return f"{where}{near}"

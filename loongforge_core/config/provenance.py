@@ -36,6 +36,11 @@ class Provenance:
         for nested in _dotted(value, f"{key}."):
             self._writers[nested] = COMMAND_LINE
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every key that anybody wrote, dotted."""
+        return frozenset(self._writers)
+
     def where(self, key: str) -> str:
         """Of the key, or of the nearest key above it."""
         while key:

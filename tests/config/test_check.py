@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,8 @@ def test_one_encoder_may_serve_several_modalities(registry: Registry) -> None:
 
 
 def test_a_slots_own_keys_are_no_part_of_its_config(registry: Registry, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
     own = {"pretrained": str(tmp_path), "freeze": ["a*"], "lr": 1e-3, "weight_decay": 0.0, "backend": "torch"}
     slot = composition_from(changed(model__image_encoder={"type": "eye", **own}), registry).slots["image_encoder"]
     assert slot.settings.model_dump() == {"type": "eye", **own}
@@ -97,6 +101,7 @@ def test_a_recipe_takes_the_other_keys_of_model(registry: Registry) -> None:
 
 def test_the_resolved_tree_loads_again_to_an_equal_composition(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").touch()
+    (tmp_path / "tokenizer.json").touch()
     tree = changed(
         model__model_type="story",
         model__image_encoder={"type": "eye", "image_size": [8, 4], "freeze": True},
@@ -370,3 +375,54 @@ def test_the_composition_of_a_name_and_of_a_file_are_named(registry: Registry, t
     own: Composition = load_composition(str(config), registry=registry)
     assert (named.name, own.name) == ("family1.5/complete_v1.5", "mine")
     assert named.resolved == own.resolved
+
+
+# --------------------------------------------------------------------------------------------- what would fail in the run only
+
+
+def test_sequence_parallel_needs_tensor_ranks(registry: Registry) -> None:
+    key, message = issue(registry, parallel={"sequence_parallel": True})
+    assert key == "parallel.sequence_parallel"
+    assert "tensor_model_parallel_size is 1" in message
+    composition_from(changed(parallel={"sequence_parallel": True, "tensor_model_parallel_size": 2}), registry, world_size=None)
+
+
+@pytest.mark.parametrize("given", ["taken", "taken/below"])
+def test_an_output_dir_that_cannot_be_a_folder(registry: Registry, tmp_path: Path, given: str) -> None:
+    (tmp_path / "taken").touch()
+    key, message = issue(registry, output_dir=str(tmp_path / given))
+    assert key == "output_dir"
+    assert f"{tmp_path / 'taken'} is a file" in message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_dir_that_cannot_be_written_to(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "locked").mkdir(mode=0o555)
+    key, message = issue(registry, output_dir=str(tmp_path / "locked/run"), data={"path": str(tmp_path / "train.jsonl")})
+    assert key == "output_dir"
+    assert "cannot be written to" in message
+
+
+def test_a_folder_without_what_it_is_named_for(registry: Registry, tmp_path: Path) -> None:
+    tree = changed(tokenizer=str(tmp_path), model__foundation__pretrained=str(tmp_path))
+    found = issues(registry, tree)
+    assert "has no tokenizer.json or tokenizer_config.json or tokenizer.model" in found["tokenizer"]
+    assert "has no config.json" in found["model.foundation.pretrained"]
+    (tmp_path / "tokenizer.model").touch()
+    (tmp_path / "config.json").touch()
+    ((key, message),) = issues(registry, tree).items()
+    assert key == "model.foundation.pretrained"
+    assert "has no *.safetensors" in message
+
+
+@pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="transformer-engine is installed here")
+def test_a_backend_that_is_not_installed(registry: Registry) -> None:
+    key, message = issue(registry, model__foundation__backend="transformer_engine")
+    assert key == "model.foundation.backend"
+    assert "not installed" in message
+
+
+def test_samples_longer_than_the_language_model_takes() -> None:
+    with pytest.raises(ConfigError, match=r"train\.seq_length: got 257, but the foundation was made for sequences of at most 256 tokens"):
+        load_composition("digits", ["train.seq_length=257"], registry=Registry.discover())

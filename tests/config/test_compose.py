@@ -245,3 +245,15 @@ def test_hydras_global_state_is_left_as_it_was(registry: Registry, tmp_path: Pat
     assert not GlobalHydra.instance().is_initialized()
     composed(registry, COMPLETE)
     assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("~model.foundation.num_layer", "there is no such key; did you mean 'model.foundation.num_layers'?"),
+        ("~model.foundation.num_layers=7", "its value is 2 and not 7"),
+    ],
+)
+def test_taking_out_what_is_not_there_is_the_command_lines_fault(registry: Registry, override: str, reason: str) -> None:
+    said = refused(registry, COMPLETE, override)
+    assert said == f"{COMMAND_LINE}: {override.partition('=')[0]}: nothing to take out: {reason}"
