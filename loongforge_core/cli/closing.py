@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from loongforge_core.config.composition import Composition
@@ -21,14 +21,16 @@ FILES = {
 }
 
 
-def closing_words(composition: Composition, predictions: Sequence[Prediction], *, command: Sequence[str]) -> str:
-    """`command` is what followed `loongforge train`, so that the commands to try are about the same run."""
+def closing_words(composition: Composition, predictions: Sequence[Prediction], *, command: Sequence[str], published: Container[str]) -> str:
+    """`command` is what followed `loongforge train`, so that the commands to try are about the same run.
+    `published` are the names that `loongforge show` knows.
+    """
     output = Path(composition.run.output_dir)
     blocks = [f"Held-out exact match\n{exact_match_table(predictions)}"] if predictions else []
     there = {name: what for name, what in FILES.items() if (output / name).exists()}
     width = max((len(name) for name in there), default=0)
     blocks.append("\n".join([f"In {output}/", *(f"  {name:<{width}}  {what}" for name, what in there.items())]))
-    blocks.append("\n".join(["Try next", *(f"  {line}" for line in what_to_try(predictions, output, command))]))
+    blocks.append("\n".join(["Try next", *(f"  {line}" for line in what_to_try(predictions, output, command, published))]))
     return "\n" + "\n\n".join(blocks)
 
 
@@ -38,12 +40,13 @@ def exact_match_table(predictions: Sequence[Prediction]) -> str:
     return "\n".join(f"  {kind:<{width}}  {found['exact_match']:7.2%} of {found['samples']}" for kind, found in report.items())
 
 
-def what_to_try(predictions: Sequence[Prediction], output: Path, command: Sequence[str]) -> Iterator[str]:
+def what_to_try(predictions: Sequence[Prediction], output: Path, command: Sequence[str], published: Container[str]) -> Iterator[str]:
     if example := example_question(predictions):
         items = [text for modality, path in example.items for text in ("--item", f"{modality}={path}")]
         yield shlex.join(["loongforge", "generate", *command, "--prompt", example.question, *items])
     yield shlex.join(["tensorboard", "--logdir", str(output)])
-    yield shlex.join(["loongforge", "show", command[0]])
+    if command[0] in published:
+        yield shlex.join(["loongforge", "show", command[0]])
 
 
 def example_question(predictions: Sequence[Prediction]) -> Prediction | None:

@@ -15,10 +15,11 @@ from tqdm import tqdm
 from loongforge_core.cli.closing import closing_words, exact_match_table
 from loongforge_core.cli.run import config_dirs, note
 from loongforge_core.config.composition import Composition
+from loongforge_core.config.library import published_files
 from loongforge_core.data.conversations import ConversationFiles, parse_question
 from loongforge_core.data.training_data import load_sample_maker
 from loongforge_core.errors import CheckpointError, ConfigError, InputError, Issue
-from loongforge_core.generate.evaluate import Prediction, answer_questions, write_evaluation
+from loongforge_core.generate.evaluate import Prediction, answer_questions, open_questions, write_evaluation
 from loongforge_core.generate.greedy import GreedyDecoder
 from loongforge_core.generate.pictures import draw_loss, draw_predictions
 from loongforge_core.model.combination import OmniCombinationModel
@@ -40,19 +41,22 @@ def train(args: argparse.Namespace, registry: Registry, composition: Composition
     """Trains, or goes on training; then evaluates, draws and exports, as the composition says."""
     run, output = composition.run, Path(composition.run.output_dir)
     prepare_data(composition, registry)
+    questions = open_questions(Path(run.data.eval_path), composition.modalities) if run.data.eval_path else None
     with running(composition):
-        result = train_model(composition, registry)
-        model = result.models[0]
-        predictions: list[Prediction] = []
-        if run.data.eval_path:
-            decoder = GreedyDecoder(load_sample_maker(composition, registry), model, run.evaluation.max_new_tokens)
-            predictions = answer_file(decoder, Path(run.data.eval_path), composition)
-            write_evaluation(predictions, output)
-            draw_predictions(predictions, output / "predictions.png", f"{composition.name}: held-out questions")
+        model = train_model(composition, registry).models[0]
+        # Before the evaluation, which may meet an item that cannot be decoded: what was trained is kept then.
         draw_loss(output / METRICS_FILE, output / "loss.png", composition.name)
         if run.train.export_hf:
             write_folder(model, composition, registry, output / "hf")
-    print(closing_words(composition, predictions, command=[args.config, *args.overrides, *config_dirs(args)]))
+        predictions: list[Prediction] = []
+        if questions is not None:
+            decoder = GreedyDecoder(load_sample_maker(composition, registry), model, run.evaluation.max_new_tokens)
+            predictions = answer_all(decoder, questions, composition)
+            write_evaluation(predictions, output)
+            draw_predictions(predictions, output / "predictions.png", f"{composition.name}: held-out questions")
+    command = [args.config, *args.overrides, *config_dirs(args)]
+    names = {file.name for file in published_files(registry.config_folders)}
+    print(closing_words(composition, predictions, command=command, published=names))
     return 0
 
 
@@ -66,10 +70,11 @@ def evaluate(args: argparse.Namespace, registry: Registry, composition: Composit
     output = Path(composition.run.output_dir)
     if args.questions:
         output = output / f"evaluation_{Path(args.questions).stem}"
+    conversations = open_questions(Path(questions), composition.modalities)
     with running(composition):
         model = trained_model(args.checkpoint, composition, registry)
         decoder = GreedyDecoder(load_sample_maker(composition, registry), model, composition.run.evaluation.max_new_tokens)
-        predictions = answer_file(decoder, Path(questions), composition)
+        predictions = answer_all(decoder, conversations, composition)
     write_evaluation(predictions, output)
     draw_predictions(predictions, output / "predictions.png", f"{composition.name}: {questions}")
     print(exact_match_table(predictions))
@@ -159,8 +164,7 @@ def trained_model(checkpoint: str | None, composition: Composition, registry: Re
     return model
 
 
-def answer_file(decoder: GreedyDecoder, questions: Path, composition: Composition) -> list[Prediction]:
-    conversations = ConversationFiles([questions], composition.modalities)
+def answer_all(decoder: GreedyDecoder, conversations: ConversationFiles, composition: Composition) -> list[Prediction]:
     # disable=None: no bar where nobody watches.
     with tqdm(total=len(conversations), desc="answering", unit="question", disable=None, leave=False) as bar:
         return answer_questions(decoder, conversations, batch_size=composition.run.evaluation.batch_size, progress=bar.update)

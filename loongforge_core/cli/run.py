@@ -6,10 +6,12 @@ Everything that can be wrong in the configuration is said at once; then `model_c
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from loongforge_core.config.check import load_composition
+from loongforge_core.errors import InputError
 from loongforge_core.registry.registry import Registry
 
 __all__ = ["config_dirs", "evaluate", "export_hf", "generate", "import_hf", "note", "train"]
@@ -40,6 +42,7 @@ def export_hf(args: argparse.Namespace) -> int:
 
 def run(command: str, args: argparse.Namespace, *, needs_data: bool = True) -> int:
     """Checks the composition, then runs the command of `model_commands` on it."""
+    refuse_several_processes()
     registry = Registry.discover()
     overrides = [*args.overrides, *(() if needs_data else WITHOUT_DATA)]
     composition = load_composition(args.config, overrides, registry=registry, config_dirs=[Path(path) for path in args.config_dir])
@@ -49,6 +52,19 @@ def run(command: str, args: argparse.Namespace, *, needs_data: bool = True) -> i
 
     status: int = getattr(model_commands, command)(args, registry, composition)
     return status
+
+
+def refuse_several_processes() -> None:
+    """Raises InputError where torchrun or srun has started several of these: each would be a whole run, in the same output_dir."""
+    started = {"WORLD_SIZE": os.environ.get("WORLD_SIZE", "")}
+    if "SLURM_PROCID" in os.environ:  # without it we are in a job, but not what srun starts
+        started["SLURM_NTASKS"] = os.environ.get("SLURM_NTASKS", "")
+    for name, number in started.items():
+        if number.isdigit() and int(number) > 1:
+            raise InputError(
+                f"started as {number} processes ({name}={number}), but training over several is not there yet, and each would be a run "
+                "of its own in the same output_dir: start this command once, without torchrun or srun"
+            )
 
 
 def config_dirs(args: argparse.Namespace) -> list[str]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from loongforge_core.data.conversations import Conversation, ConversationFiles, Message
+from loongforge_core.errors import DataError
 from loongforge_core.generate.greedy import GreedyDecoder
 
-__all__ = ["UNNAMED_KIND", "Prediction", "answer_questions", "exact_match", "write_evaluation"]
+__all__ = ["UNNAMED_KIND", "Prediction", "answer_questions", "exact_match", "open_questions", "write_evaluation"]
 
 UNNAMED_KIND = "all"
 """Where lines without a `kind` are counted."""
@@ -41,6 +42,19 @@ class Prediction:
     def is_correct(self) -> bool:
         """Equal but for white space around it."""
         return self.answer.strip() == self.truth.strip()
+
+
+def open_questions(path: Path, modalities: Sequence[str]) -> ConversationFiles:
+    """The questions of a file, before hours are spent on what shall answer them.
+
+    Raises DataError for a line that is not a conversation which ends with an answer, and for an item that is not there. Opens no item.
+    """
+    conversations = ConversationFiles([path], modalities)
+    for conversation in conversations:
+        for item in conversation.items:
+            if not item.path.is_file():
+                raise DataError(f"{conversation.where}: there is no {item.modality} {item.path}")
+    return conversations
 
 
 def answer_questions(
