@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from loongforge_core.errors import DataError, did_you_mean
+from loongforge_core.strict_json import load_json
 
 __all__ = ["Conversation", "ConversationFiles", "ItemReference", "Message", "parse_conversation", "parse_question"]
 
@@ -111,9 +112,9 @@ class ConversationFiles:
 
     def _parse(self, content: bytes, *, folder: Path, where: str) -> Conversation:
         try:
-            data = json.loads(content)
+            data = load_json(content)
         except ValueError as error:
-            raise DataError(f"{where}: expected a JSON object in one line, but this is not JSON: {error}") from error
+            raise DataError(f"{where}: expected a JSON object in one line, but this cannot be read as one: {error}") from error
         if not isinstance(data, dict):
             raise DataError(f"{where}: expected a JSON object with `messages`, got {_shown(data)}")
         conversation = parse_conversation(data, self.modalities, folder=folder, where=where)

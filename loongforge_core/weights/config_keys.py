@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import reduce
 from typing import Any, Self
 
-from loongforge_core.errors import did_you_mean
+from loongforge_core.errors import near_match
 
 __all__ = [
     "GENERIC_KEYS",
@@ -259,9 +259,7 @@ def config_problems(keys: Iterable[ConfigKey], tree: Mapping[str, Any], config: 
     claims = [pattern for key in keys for pattern in key.claims()]
     problems = [problem for key in keys if (problem := key.problem(given, config))]
     unknown = [name for name in given if not any(fnmatchcase(name, pattern) for pattern in claims)]
-    return problems + [
-        f"{name} is {given[name]!r} in the file, but no table knows this key{did_you_mean(name, claims)}" for name in unknown
-    ]
+    return problems + [f"{name} is {given[name]!r} in the file, but no table knows this key{near_match(name, claims)}" for name in unknown]
 
 
 def write_config(keys: Iterable[ConfigKey], config: Any) -> dict[str, Any]:

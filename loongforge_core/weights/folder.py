@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from loongforge_core.errors import WeightsError
+from loongforge_core.strict_json import load_json
 
 __all__ = ["WeightsFolder", "read_json", "write_json", "write_tensors"]
 
@@ -24,7 +25,7 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises WeightsError naming the file."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist") from error
     except (OSError, ValueError) as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from loongforge_core.errors import WeightsError, did_you_mean
+from loongforge_core.errors import WeightsError, near_match
 from loongforge_core.layers.interfaces import Component
 from loongforge_core.weights.config_keys import config_problems, lookup
 from loongforge_core.weights.folder import WeightsFolder, read_json
@@ -16,6 +16,9 @@ from loongforge_core.weights.holding import Holding, holdings
 from loongforge_core.weights.table import Entry, Table
 
 __all__ = ["import_hf"]
+
+SHOWN = 10
+"""Problems of one kind that are said; the rest are counted."""
 
 
 def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Component[Any]], table: Table, config: Any) -> None:
@@ -28,11 +31,17 @@ def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Componen
     path = Path(folder)
     components = {"": target} if isinstance(target, Component) else {f"{slot}.": part for slot, part in target.items()}
     held = holdings(components)
-    problems = check_config(path, table, config)
+    tree = read_json(path / "config.json")
+    check_model_type(path, table, tree)
     stored = WeightsFolder(path)
     names, name_problems = assign(stored, table)
-    problems += name_problems + check_shapes(stored, table, names, held) + check_tied(stored, table, names)
-    problems += [f"our {name} is in no rule of the table" for name in sorted(without_rule(table, held))]
+    problems = [
+        *capped(check_config(table, tree, config)),
+        *name_problems,
+        *check_shapes(stored, table, names, held),
+        *check_tied(stored, table, names),
+        *capped([f"our {name} is in no rule of the table" for name in sorted(without_rule(table, held))]),
+    ]
     if problems:
         raise WeightsError("\n".join([f"{path} does not fit the model:", *(f"  {problem}" for problem in problems)]))
     with torch.no_grad():
@@ -40,51 +49,68 @@ def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Componen
             fill(entry, stored, names, held)
 
 
-def check_config(path: Path, table: Table, config: Any) -> list[str]:
-    tree = read_json(path / "config.json")
-    model_type = tree.pop("model_type", None)
-    for name in ("architectures", "dtype", "torch_dtype", "transformers_version", *table.placeholder_ids):
-        tree.pop(name, None)
+def check_model_type(path: Path, table: Table, tree: Mapping[str, Any]) -> None:
+    """Raises WeightsError for another kind of model: nothing else about it would fit either."""
+    given, valid = tree.get("model_type"), [table.model_type, *table.config_at]
+    if table.model_type and given not in valid:
+        expected = " or ".join(map(repr, valid))
+        raise WeightsError(f"{path} does not fit the model:\n  config.json: model_type is {given!r}, expected {expected}")
+
+
+def check_config(table: Table, tree: Mapping[str, Any], config: Any) -> list[str]:
+    model_type = tree.get("model_type")
+    known = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version", *table.placeholder_ids)
     if not table.model_type or model_type == table.model_type:
-        return [f"config.json: {problem}" for problem in config_problems(table.keys, tree, config)]
-    if model_type in table.config_at:
-        section = table.config_at[model_type]
-        inner = dict(lookup(tree, section) or {})
-        inner.pop("model_type", None)
-        return [f"config.json: {section}.{problem}" for problem in config_problems(table.keys, inner, config)]
-    valid = [table.model_type, *table.config_at]
-    return [f"config.json: model_type is {model_type!r}, expected {' or '.join(map(repr, valid))}"]
+        given = {name: value for name, value in tree.items() if name not in known}
+        return [f"config.json: {problem}" for problem in config_problems(table.keys, given, config)]
+    section = table.config_at[str(model_type)]
+    inner = dict(lookup(tree, section) or {})
+    inner.pop("model_type", None)
+    return [f"config.json: {section}.{problem}" for problem in config_problems(table.keys, inner, config)]
 
 
 def assign(stored: WeightsFolder, table: Table) -> tuple[dict[str, str], list[str]]:
     """The name on disk of every name in the table that is there, and what is wrong with the names."""
     names: dict[str, str] = {}
-    problems: list[str] = []
+    extra: list[str] = []
+    twice: list[str] = []
     for name in sorted(stored.tensors):
         canonical = table.canonical(name)
         if canonical is None:
-            if not table.is_ignored(name):
-                shape = list(stored.tensors[name].shape)
-                problems.append(f"extra tensor {name} {shape}: no rule of the table reads it{did_you_mean(name, table.names_on_disk)}")
+            extra += [] if table.is_ignored(name) else [name]
         elif canonical in names:
-            problems.append(f"{names[canonical]} and {name} are two names of one tensor")
+            twice.append(f"{names[canonical]} and {name} are two names of one tensor")
         else:
             names[canonical] = name
-    return names, problems
+    shown = [
+        f"extra tensor {name} {list(stored.tensors[name].shape)}: no rule of the table reads it{near_match(name, table.names_on_disk)}"
+        for name in extra[:SHOWN]
+    ]
+    return names, [*shown, *more(extra), *capped(twice)]
 
 
 def check_shapes(stored: WeightsFolder, table: Table, names: Mapping[str, str], held: Mapping[str, Holding]) -> list[str]:
-    problems = []
+    missing: list[str] = []
+    wrong: list[str] = []
     for entry in table.entries:
         here = all(name in held for name in entry.ours)
         shapes = entry.their_shapes([held[name].shape for name in entry.ours]) if here else [None] * len(entry.theirs)
         for name, expected in zip(entry.theirs, shapes, strict=True):
             if name not in names:
                 wanted = f" {list(expected)}" if expected is not None else ""
-                problems.append(f"missing tensor {name}{wanted}, for our {', '.join(entry.ours)}")
+                missing.append(f"missing tensor {name}{wanted}, for our {', '.join(entry.ours)}")
             elif expected is not None and (given := stored.tensors[names[name]].shape) != expected:
-                problems.append(f"{names[name]} has the shape {list(given)}, expected {list(expected)}")
-    return problems
+                wrong.append(f"{names[name]} has the shape {list(given)}, expected {list(expected)}")
+    return [*capped(missing), *capped(wrong)]
+
+
+def capped(problems: Sequence[str]) -> list[str]:
+    """Of one kind, as many as anybody reads."""
+    return [*problems[:SHOWN], *more(problems)]
+
+
+def more(problems: Sequence[str]) -> list[str]:
+    return [f"... and {len(problems) - SHOWN} more of these"] if len(problems) > SHOWN else []
 
 
 def check_tied(stored: WeightsFolder, table: Table, names: Mapping[str, str]) -> list[str]:

@@ -80,7 +80,8 @@ def test_ignored_columns_are_reported_once(write_lines: Write, caplog: pytest.Lo
 
 
 BAD_LINES = {
-    "not JSON": ("{'messages': []}", "this is not JSON"),
+    "not JSON": ("{'messages': []}", "this cannot be read as one: "),
+    "key twice": ('{"messages": [], "kind": "a", "kind": "b"}', "the key 'kind' is there twice"),
     "not an object": ([1, 2], r"expected a JSON object with `messages`, got \[1, 2\]"),
     "no messages": ({"text": "hello"}, "no `messages`"),
     "messages not a list": ({"messages": "hello"}, "`messages` must be a list of objects"),

@@ -87,6 +87,33 @@ def test_buffers_of_earlier_versions_are_no_extra_tensors(folder: Any, qwen2: Ou
     read(folder, qwen2)
 
 
+def test_many_problems_of_a_kind_are_counted(folder: Any, qwen2: Ours) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update({f"zzz{number:02}": torch.ones(1) for number in range(30)})
+        for name in [name for name in tensors if name.startswith("model.layers.")]:
+            del tensors[name]
+
+    folder.change_tensors(spoil)
+    said = problems(folder, qwen2)
+    assert said[:10] == [f"extra tensor zzz{number:02} [1]: no rule of the table reads it" for number in range(10)]
+    assert said[10] == "... and 20 more of these"
+    assert [line.split(" ")[0] for line in said[11:21]] == ["missing"] * 10
+    assert said[21:] == ["... and 14 more of these"]
+
+
+def test_another_kind_of_model_is_all_that_is_said(folder: Any, qwen2: Ours) -> None:
+    folder.change_tensors(lambda tensors: tensors.update({"zzz": torch.ones(1)}))
+    folder.change_config(model_type="gemma", hidden_size=5)
+    assert problems(folder, qwen2) == ["config.json: model_type is 'gemma', expected 'qwen2'"]
+
+
+def test_a_key_twice_in_config(folder: Any, qwen2: Ours) -> None:
+    text = (folder.path / "config.json").read_text()
+    (folder.path / "config.json").write_text('{"hidden_size": 5,' + text.lstrip().removeprefix("{"))
+    with pytest.raises(WeightsError, match=r"config\.json cannot be read as JSON: the key 'hidden_size' is there twice"):
+        read(folder, qwen2)
+
+
 # ------------------------------------------------------------------------------------------------------------ tied weights
 
 
