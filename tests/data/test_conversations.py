@@ -114,7 +114,7 @@ def test_a_bad_line_is_named(case: str, write_lines: Write) -> None:
 
 
 def test_a_file_of_another_kind_is_noticed_when_it_is_opened(write_lines: Write) -> None:
-    with pytest.raises(DataError, match=r"data.jsonl:1: .*not JSON"):
+    with pytest.raises(DataError, match=r"data.jsonl:1: .*cannot be read as one"):
         ConversationFiles([write_lines("[", "]")], [])
 
 
