@@ -18,7 +18,7 @@ from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.encoder import OmniEncoderModel
 from loongforge_core.model.freeze import freeze
 from loongforge_core.parallel.bookkeeping import mark_owned
-from loongforge_core.parallel.groups import component_groups, local_device
+from loongforge_core.parallel.groups import component_groups, local_device, replicated_groups
 from loongforge_core.parallel.initialise import initialise
 from loongforge_core.registry.registry import Registry
 
@@ -60,11 +60,14 @@ class OmniModelProvider:
     def build(self, context: BuildContext) -> OmniCombinationModel:
         """The modules alone, their parameters allocated and not filled."""
         slots = self.composition.slots
-        in_front = {name: self.component(slot, context) for name, slot in slots.items() if name != FOUNDATION}
+        in_front = {}
+        if context.stage.pre_process:
+            own = in_front_context(context)
+            in_front = {name: self.component(slot, own) for name, slot in slots.items() if name != FOUNDATION}
         foundation = self.component(slots[FOUNDATION], context) if FOUNDATION in slots else None
         assert foundation is None or isinstance(foundation, Backbone)
         recipe_class = self.registry.load(self.composition.recipe, "model") if self.composition.recipe.model else Recipe
-        encoder = OmniEncoderModel(in_front) if in_front and context.stage.pre_process else None
+        encoder = OmniEncoderModel(in_front) if in_front else None
         recipe = recipe_class(self.composition.recipe_config)
         return OmniCombinationModel(encoder=encoder, foundation=foundation, recipe=recipe)
 
@@ -91,6 +94,11 @@ class OmniModelProvider:
             max_sequence_length=train.seq_length,
             cross_entropy_dtype=self.cross_entropy_dtype,
         )
+
+
+def in_front_context(context: BuildContext) -> BuildContext:
+    """How encoders and projectors run: whole on every tensor rank of the first stage."""
+    return replace(context, groups=replicated_groups(context.groups), sequence_parallel=False, stage=PipelineStage(), layout={})
 
 
 def padded(vocab_size: int, tensor_parallel_size: int) -> int:

@@ -28,7 +28,8 @@ FOUNDATION: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "init_method_std": 0.1,
 }
-TRAIN = {"lr": 1e-2, "steps": 3, "lr_warmup_steps": 1}
+# The gradient of a SigLIP's key bias is nothing but rounding, about 1e-9: with the usual 1e-8 Adam would make steps of it.
+TRAIN = {"lr": 1e-2, "steps": 3, "lr_warmup_steps": 1, "adam_eps": 1e-6}
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +76,39 @@ def micro_batch(*, seed: int, lengths: Sequence[int], images: Sequence[int] = ()
         items={"image": Items({"pixel_values": pixels}, ((8, 8),) * sum(images))} if sum(images) else {},
         placements={"image": Placement(sample_N, position_N)} if sum(images) else {},
     )
+
+
+@pytest.fixture(scope="session")
+def llava(registry: Registry) -> Callable[..., Composition]:
+    """The digits model, narrower. `freeze`: of the image encoder."""
+
+    def llava(*, freeze: bool | list[str] = False, tied: bool = False) -> Composition:
+        encoder = {
+            "type": "siglip",
+            "image_size": 8,
+            "patch_size": 4,
+            "num_layers": 2,
+            "hidden_size": 16,
+            "ffn_hidden_size": 32,
+            "num_attention_heads": 2,
+            "attention_pooling_head": False,
+            "init_method_std": 0.1,
+            "freeze": freeze,
+        }
+        projector = {"type": "mlp", "init_method_std": 0.1}
+        foundation = {**FOUNDATION, "untie_embeddings_and_output_weights": not tied}
+        model = {"model_type": "llava", "image_encoder": encoder, "image_projector": projector, "foundation": foundation}
+        return composition_from({"model": model, "train": TRAIN}, registry)
+
+    return llava
+
+
+@pytest.fixture(scope="session")
+def image_batches() -> list[list[Batch]]:
+    """Three steps of six micro-batches with none to three images; in the second step no image is among the last three, one rank's share."""
+    lengths = ([5], [9, 3], [12], [3], [7, 13], [4])
+    images = (([1], [0, 2], [0], [3], [0, 0], [1]), ([0], [1, 1], [2], [0], [0, 0], [0]), ([0], [0, 0], [0], [1], [2, 1], [0]))
+    return [
+        [micro_batch(seed=100 + 10 * step + number, lengths=lengths[number], images=each) for number, each in enumerate(row)]
+        for step, row in enumerate(images)
+    ]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import distributed
 
 from loongforge_core.config.composition import Composition
+from loongforge_core.layers.interfaces import Features
 from loongforge_core.model.batch import Batch
 from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.testing.layouts import Layout, Measured, compare, measure, measure_steps, share, trainer_in
+
+TOKENS_OF_AN_IMAGE = 4
 
 Steps = Sequence[Sequence[Batch]]
 
@@ -56,6 +60,19 @@ def same_share_on_every_rank(composition: Composition, layout: Layout, batches: 
 def last_micro_batch_missing(composition: Composition, layout: Layout, batches: Steps) -> Measured:
     shares = [share(step, distributed.get_rank(), layout.data) for step in batches]
     return measure_steps(trainer_in(composition, layout), [each[:-1] for each in shares])
+
+
+def last_item_missing(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    """Its encoder sees zeros in place of the last image of each micro-batch."""
+    trainer = trainer_in(composition, layout)
+    trainer.models[0].encoder.slots["image_encoder"].register_forward_hook(without_last_item)
+    return measure_steps(trainer, [share(step, trainer.groups.dp.rank(), layout.data) for step in batches])
+
+
+def without_last_item(_: Any, __: Any, features: Features) -> Features:
+    kept = torch.ones(len(features.hidden_NW), 1)
+    kept[-TOKENS_OF_AN_IMAGE:] = 0
+    return Features(features.hidden_NW * kept, features.grids)
 
 
 # ---- what is said of them
@@ -103,3 +120,11 @@ def test_values_on_no_rank_are_missed(composition: Composition, text_batches: li
     first, _ = run_ranks(measure, 2, composition, layout, text_batches)
     with pytest.raises(AssertionError, match=r"pipeline 2: on no rank: .*1616 values of foundation.output_layer.weight"):
         compare(one, [first], layout)
+
+
+def test_a_missing_last_item_is_named(llava: Callable[..., Composition], image_batches: list[list[Batch]]) -> None:
+    composition, layout = llava(freeze=True), Layout(tensor=2)
+    (one,) = run_ranks(measure, 1, composition, Layout(), image_batches)
+    ranks = run_ranks(last_item_missing, layout.world_size, composition, layout, image_batches)
+    with pytest.raises(AssertionError, match=r"tensor 2: gradients of image_projector.linear_1.weight differ"):
+        compare(one, ranks, layout)
