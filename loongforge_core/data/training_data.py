@@ -33,7 +33,7 @@ PREFETCHED_STEPS = 2
 def load_processors(composition: Composition, registry: Registry) -> dict[str, Processor[Any]]:
     """The processor of every modality that the composition encodes."""
     slots = {modality: composition.slots[encoder_slot(modality)] for modality in composition.modalities}
-    return {modality: registry.load(slot.spec, "processor")(slot.config) for modality, slot in slots.items()}
+    return {modality: registry.load(slot.spec, "processor")(slot.config, modality) for modality, slot in slots.items()}
 
 
 def load_sample_maker(composition: Composition, registry: Registry) -> SampleMaker:
