@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
@@ -43,13 +45,19 @@ def exact_match_table(predictions: Sequence[Prediction]) -> str:
 def what_to_try(predictions: Sequence[Prediction], output: Path, command: Sequence[str], published: Container[str]) -> Iterator[str]:
     if example := example_question(predictions):
         items = [text for modality, path in example.items for text in ("--item", f"{modality}={path}")]
-        yield shlex.join(["loongforge", "generate", *command, "--prompt", example.question, *items])
-    yield shlex.join(["tensorboard", "--logdir", str(output)])
+        yield shlex.join([program(), "generate", *command, "--prompt", example.question, *items])
+    yield shlex.join([str(Path(program()).with_name("tensorboard")), "--logdir", str(output)])
     if command[0] in published:
-        yield shlex.join(["loongforge", "show", command[0]])
+        yield shlex.join([program(), "show", command[0]])
 
 
 def example_question(predictions: Sequence[Prediction]) -> Prediction | None:
     """One that is answered right, of one turn, with as many items as any."""
     one_turn = [one for one in predictions if one.is_correct and "\n" not in one.question]
     return max(one_turn, key=lambda one: len(one.items), default=None)
+
+
+def program() -> str:
+    """As it has to be typed: `make demo` calls it by its path, and a newcomer's shell does not find it otherwise."""
+    called = Path(sys.argv[0])
+    return sys.argv[0] if called.name == "loongforge" and shutil.which("loongforge") is None else "loongforge"
