@@ -8,7 +8,31 @@ from loongforge_core.config.composition import FOUNDATION, Slot
 from loongforge_core.config.sentences import Findings
 from loongforge_core.config.settings import ParallelSettings, RunSettings
 
-__all__ = ["check_layout"]
+__all__ = ["check_layout", "layers_of_stages", "tensor_size"]
+
+
+def tensor_size(parallel: ParallelSettings, slot: str) -> int:
+    """Tensor-parallel size of an encoder slot, and of its projector."""
+    own = parallel.encoders[slot]
+    if own.layout == "replicate":
+        return 1
+    return own.tensor_model_parallel_size or parallel.tensor_model_parallel_size
+
+
+def layers_of_stages(parallel: ParallelSettings, num_layers: int) -> tuple[int, ...]:
+    """Decoder layers of every pipeline stage, of a layout that `check_layout` found nothing wrong with.
+
+    Where layers do not divide, which only an encoders' stage allows, earlier stages have one more: the last one has the output layer too.
+    """
+    stages: list[int | None] = [None] * parallel.pipeline_model_parallel_size
+    stages[0] = parallel.num_layers_in_first_pipeline_stage
+    if parallel.encoder_pipeline_model_parallel_size:
+        stages[0] = 0
+    if parallel.num_layers_in_last_pipeline_stage is not None:
+        stages[-1] = parallel.num_layers_in_last_pipeline_stage
+    left, open_stages = num_layers - sum(layers or 0 for layers in stages), stages.count(None)
+    shares = iter([left // open_stages + (index < left % open_stages) for index in range(open_stages)])
+    return tuple(next(shares) if layers is None else layers for layers in stages)
 
 
 def check_layout(run: RunSettings, slots: Mapping[str, Slot], world_size: int | None, findings: Findings) -> None:

@@ -45,10 +45,12 @@ class SlotSettings(Settings):
 
 
 class EncoderLayout(Settings):
-    """How one encoder is spread over the language model's ranks."""
+    """How one encoder, and its projector with it, is spread over the language model's ranks of the first pipeline stage."""
 
-    layout: Literal["replicate"] = "replicate"
-    """`replicate`: every rank of the first stage encodes everything, with tensor size 1."""
+    layout: Literal["replicate", "tensor"] = "replicate"
+    """`replicate`: every rank encodes everything, with tensor size 1; `tensor`: with a tensor-parallel size of its own."""
+    tensor_model_parallel_size: PositiveInt | None = None
+    """With `tensor`: a divisor of the language model's, which is the default; the groups so formed repeat the items."""
 
 
 class ParallelSettings(Settings):
@@ -56,9 +58,22 @@ class ParallelSettings(Settings):
 
     tensor_model_parallel_size: PositiveInt = 1
     pipeline_model_parallel_size: PositiveInt = 1
+    """All stages, those of `encoder_pipeline_model_parallel_size` included."""
+    encoder_pipeline_model_parallel_size: int = Field(0, ge=0)
+    """Stages at the beginning that hold encoders, projectors, embedding table and merge, but no decoder layer: 0 or 1."""
+    num_layers_in_first_pipeline_stage: PositiveInt | None = None
+    """Decoder layers of the first stage; the stages for which nothing is said share the others equally."""
+    num_layers_in_last_pipeline_stage: PositiveInt | None = None
+    """Decoder layers of the last stage."""
     context_parallel_size: PositiveInt = 1
     expert_model_parallel_size: PositiveInt = 1
     sequence_parallel: bool = False
+    use_distributed_optimizer: bool = False
+    """Optimizer states are split over the data-parallel ranks."""
+    overlap_grad_reduce: bool = False
+    """Gradients are reduced over the data-parallel ranks while the backward pass goes on."""
+    overlap_param_gather: bool = False
+    """With the distributed optimizer: weights are gathered while the next forward pass goes on."""
     encoders: dict[str, EncoderLayout] = Field(default_factory=dict)
     """Filled from the sections named after encoder slots; not written in YAML by this name."""
 

@@ -6,19 +6,22 @@ padded vocabulary) to the components, which know only their config and their bui
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from loongforge_core.config.composition import FOUNDATION, Composition, Slot
+from loongforge_core.config.composition import FOUNDATION, Composition, Slot, encoder_slot
+from loongforge_core.config.layout import layers_of_stages, tensor_size
+from loongforge_core.config.slots import slot_modality
 from loongforge_core.layers.interfaces import Backbone, BuildContext, Component, PipelineStage, Recipe
 from loongforge_core.model.auto import AutoModel
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.encoder import OmniEncoderModel
 from loongforge_core.model.freeze import freeze
 from loongforge_core.parallel.bookkeeping import mark_owned
-from loongforge_core.parallel.groups import component_groups, local_device, replicated_groups
+from loongforge_core.parallel.groups import component_groups, encoder_groups, local_device
 from loongforge_core.parallel.initialise import initialise
 from loongforge_core.registry.registry import Registry
 
@@ -62,8 +65,8 @@ class OmniModelProvider:
         slots = self.composition.slots
         in_front = {}
         if context.stage.pre_process:
-            own = in_front_context(context)
-            in_front = {name: self.component(slot, own) for name, slot in slots.items() if name != FOUNDATION}
+            contexts = self.contexts_in_front(context)
+            in_front = {name: self.component(slot, contexts[name]) for name, slot in slots.items() if name != FOUNDATION}
         foundation = self.component(slots[FOUNDATION], context) if FOUNDATION in slots else None
         assert foundation is None or isinstance(foundation, Backbone)
         recipe_class = self.registry.load(self.composition.recipe, "model") if self.composition.recipe.model else Recipe
@@ -74,6 +77,23 @@ class OmniModelProvider:
     def component(self, slot: Slot, context: BuildContext) -> Component[Any]:
         context = replace(context, backend=slot.settings.backend or context.backend)
         return AutoModel.from_config(slot.config, context, self.registry, spec=slot.spec)
+
+    def contexts_in_front(self, context: BuildContext) -> Mapping[str, BuildContext]:
+        """How every encoder runs, and its projector with it: in groups of its own, as `parallel.<slot>` says."""
+        parallel = self.composition.run.parallel
+        sizes = {name: tensor_size(parallel, name) for name in parallel.encoders}
+        groups = {size: encoder_groups(context.groups, size) for size in sorted(set(sizes.values()))}
+        return {
+            name: replace(
+                context,
+                groups=groups[sizes[encoder_slot(slot_modality(name))]],
+                sequence_parallel=False,
+                stage=PipelineStage(),
+                layout={},
+            )
+            for name in self.composition.slots
+            if name != FOUNDATION
+        }
 
     def context(self, groups: Any, pre_process: bool | None, post_process: bool | None, vp_stage: int | None) -> BuildContext:
         train = self.composition.run.train
@@ -93,12 +113,19 @@ class OmniModelProvider:
             padded_vocab_size=padded(foundation.vocab_size, groups.tp.size()) if foundation else None,
             max_sequence_length=train.seq_length,
             cross_entropy_dtype=self.cross_entropy_dtype,
+            layout=pipeline_fields(self.composition),
         )
 
 
-def in_front_context(context: BuildContext) -> BuildContext:
-    """How encoders and projectors run: whole on every tensor rank of the first stage."""
-    return replace(context, groups=replicated_groups(context.groups), sequence_parallel=False, stage=PipelineStage(), layout={})
+def pipeline_fields(composition: Composition) -> Mapping[str, Any]:
+    """Megatron's field that says which layers each pipeline stage holds, where there are several."""
+    parallel, foundation = composition.run.parallel, composition.foundation
+    if foundation is None or parallel.pipeline_model_parallel_size == 1:
+        return {}
+    stages = [["decoder"] * layers for layers in layers_of_stages(parallel, foundation.num_layers)]
+    stages[0].insert(0, "embedding")
+    stages[-1].append("loss")
+    return {"pipeline_model_parallel_layout": stages}
 
 
 def padded(vocab_size: int, tensor_parallel_size: int) -> int:

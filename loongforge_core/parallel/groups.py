@@ -15,7 +15,22 @@ prepare_megatron()
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
-__all__ = ["component_groups", "local_device", "replicated_groups"]
+    from loongforge_core.config.settings import ParallelSettings
+
+__all__ = ["component_groups", "encoder_groups", "initialise_groups", "local_device"]
+
+
+def initialise_groups(parallel: ParallelSettings, *, seed: int) -> None:
+    """Forms Megatron's own groups, the language model's, over all processes, and seeds its random states."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
+        expert_model_parallel_size=parallel.expert_model_parallel_size,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
 
 
 def component_groups() -> ProcessGroupCollection:
@@ -25,18 +40,24 @@ def component_groups() -> ProcessGroupCollection:
     return ProcessGroupCollection.use_mpu_process_groups()
 
 
-def replicated_groups(groups: ProcessGroupCollection) -> ProcessGroupCollection:
-    """Of an encoder that every tensor rank of the first stage holds whole, beside a language model with these groups.
+def encoder_groups(groups: ProcessGroupCollection, tensor_parallel_size: int) -> ProcessGroupCollection:
+    """Of an encoder with a tensor size of its own, on the first pipeline stage of a language model with these groups.
 
-    A rank is alone in whatever splits a model. The groups that share data are the language model's, and so is `tp_dp_cp`, by which
-    `bookkeeping` counts the copies. Every rank makes its own group by itself, stages without encoders none.
+    The language model's tensor ranks are cut into so many as it takes, one after another: each part holds the whole encoder. The groups that
+    share data are the language model's, and so is `tp_dp_cp`, by which `bookkeeping` counts the copies. The ranks of a part make
+    their group by themselves, stages without encoders none.
     """
-    if groups.tp.size() == groups.pp.size() == groups.cp.size() == 1:
+    if groups.pp.size() == groups.cp.size() == 1 and groups.tp.size() == tensor_parallel_size:
         return groups
-    alone = distributed.new_group([distributed.get_rank()], use_local_synchronization=True)
     own = copy.copy(groups)
-    for name in ("tp", "pp", "cp", "tp_cp", "mp", "embd", "pos_embd"):
+    alone = distributed.new_group([distributed.get_rank()], use_local_synchronization=True)
+    for name in ("pp", "cp", "embd", "pos_embd"):
         setattr(own, name, alone)
+    first = groups.tp.rank() // tensor_parallel_size * tensor_parallel_size
+    ranks = distributed.get_process_group_ranks(groups.tp)[first : first + tensor_parallel_size]
+    together = alone if tensor_parallel_size == 1 else distributed.new_group(ranks, use_local_synchronization=True)
+    for name in ("tp", "tp_cp", "mp"):
+        setattr(own, name, together)
     return own
 
 

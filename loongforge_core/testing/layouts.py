@@ -10,13 +10,14 @@ compared by their global names and slices, so that a mismatch says which paramet
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from loongforge_core.config.composition import Composition
+from loongforge_core.config.settings import EncoderLayout, ParallelSettings, RunSettings
 from loongforge_core.model.batch import Batch
 from loongforge_core.parallel.launch import run_ranks
 
@@ -52,20 +53,60 @@ TOLERANCES: Mapping[str, float] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Sizes of a layout for the language model."""
+    """A layout in few words; `settings` says it in those of `parallel:` and `train:`."""
 
     data: int = 1
     tensor: int = 1
     pipeline: int = 1
     sequence_parallel: bool = False
+    first_stage: int | None = None
+    """Decoder layers of the first pipeline stage."""
+    last_stage: int | None = None
+    encoder_stage: bool = False
+    """The first pipeline stage holds no decoder layer."""
+    encoders: Mapping[str, int] = field(default_factory=dict)
+    """Tensor size of encoder slots; those that are not named are replicated."""
+    optimizer: Literal["whole", "distributed", "overlapped"] = "whole"
+    """`overlapped`: distributed, with gradients reduced and weights gathered while passes go on."""
+    recompute: Literal["none", "selective", "full"] = "none"
 
     @property
     def world_size(self) -> int:
         return self.data * self.tensor * self.pipeline
 
     def __str__(self) -> str:
-        sizes = [f"{name} {size}" for name, size in vars(self).items() if name != "sequence_parallel" and size > 1]
-        return (" x ".join(sizes) or "one process") + (" with sequence parallelism" if self.sequence_parallel else "")
+        sizes = [f"{name} {size}" for name in ("data", "tensor", "pipeline") if (size := getattr(self, name)) > 1]
+        extras = [
+            "sequence parallelism" if self.sequence_parallel else "",
+            f"{self.first_stage} layers first" if self.first_stage is not None else "",
+            f"{self.last_stage} layers last" if self.last_stage is not None else "",
+            "an encoder stage" if self.encoder_stage else "",
+            *(f"{slot} on {size} tensor ranks" for slot, size in self.encoders.items()),
+            "" if self.optimizer == "whole" else f"{self.optimizer} optimizer",
+            "" if self.recompute == "none" else f"{self.recompute} recomputation",
+        ]
+        named = ", ".join(filter(None, extras))
+        return (" x ".join(sizes) or "one process") + (f" with {named}" if named else "")
+
+    def settings(self, run: RunSettings) -> RunSettings:
+        """The same run in this layout."""
+        encoders = {
+            slot: EncoderLayout(layout="tensor", tensor_model_parallel_size=size) if (size := self.encoders.get(slot)) else EncoderLayout()
+            for slot in run.parallel.encoders
+        }
+        parallel = ParallelSettings(
+            tensor_model_parallel_size=self.tensor,
+            pipeline_model_parallel_size=self.pipeline,
+            encoder_pipeline_model_parallel_size=int(self.encoder_stage),
+            num_layers_in_first_pipeline_stage=self.first_stage,
+            num_layers_in_last_pipeline_stage=self.last_stage,
+            sequence_parallel=self.sequence_parallel,
+            use_distributed_optimizer=self.optimizer != "whole",
+            overlap_grad_reduce=self.optimizer == "overlapped",
+            overlap_param_gather=self.optimizer == "overlapped",
+            encoders=encoders,
+        )
+        return run.model_copy(update={"parallel": parallel, "train": run.train.model_copy(update={"recompute": self.recompute})})
 
 
 @dataclass(frozen=True)
@@ -226,17 +267,13 @@ def measure_steps(trainer: Trainer, shares: Sequence[Sequence[Batch]]) -> Measur
 
 def trainer_in(composition: Composition, layout: Layout) -> Trainer:
     """The composition on this rank of a layout, with the initial weights that its seed gives."""
-    from megatron.core import parallel_state, tensor_parallel
-
     from loongforge_core.model.provider import OmniModelProvider
+    from loongforge_core.parallel.groups import initialise_groups
     from loongforge_core.registry.registry import Registry
     from loongforge_core.train.step import build_trainer
 
-    sizes = {"tensor_model_parallel_size": layout.tensor, "pipeline_model_parallel_size": layout.pipeline}
-    parallel_state.initialize_model_parallel(**sizes)
-    tensor_parallel.model_parallel_cuda_manual_seed(composition.run.train.seed)
-    parallel = composition.run.parallel.model_copy(update={**sizes, "sequence_parallel": layout.sequence_parallel})
-    composition = replace(composition, run=composition.run.model_copy(update={"parallel": parallel}))
+    composition = replace(composition, run=layout.settings(composition.run))
+    initialise_groups(composition.run.parallel, seed=composition.run.train.seed)
     return build_trainer(composition, [OmniModelProvider(composition=composition, registry=Registry.discover())()])
 
 

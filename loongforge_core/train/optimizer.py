@@ -13,7 +13,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from loongforge_core.config.composition import Composition
-from loongforge_core.config.settings import SlotSettings, TrainSettings
+from loongforge_core.config.settings import RunSettings, SlotSettings, TrainSettings
 from loongforge_core.errors import ConfigError, Issue
 from loongforge_core.model.combination import OmniCombinationModel
 
@@ -58,8 +58,9 @@ def slot_rates(slot: SlotSettings, train: TrainSettings) -> tuple[float, float]:
     )
 
 
-def build_optimizer(groups: Sequence[ParameterGroup], chunks: Sequence[Any], train: TrainSettings, *, dtype: torch.dtype) -> Any:
+def build_optimizer(groups: Sequence[ParameterGroup], chunks: Sequence[Any], run: RunSettings, *, dtype: torch.dtype) -> Any:
     """AdamW with decoupled weight decay: transformer-engine's or Apex's fused one, torch's own where neither is installed (on a CPU)."""
+    train = run.train
     config = OptimizerConfig(
         optimizer="adam",
         lr=train.lr,
@@ -73,6 +74,8 @@ def build_optimizer(groups: Sequence[ParameterGroup], chunks: Sequence[Any], tra
         clip_grad=train.clip_grad or float("inf"),
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
+        use_distributed_optimizer=run.parallel.use_distributed_optimizer,
+        overlap_param_gather=run.parallel.overlap_param_gather,
     )
     optimizer = get_megatron_optimizer(config, list(chunks), config_overrides=dict(overrides(groups, train)))
     for group in optimizer.param_groups:

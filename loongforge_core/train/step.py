@@ -140,11 +140,17 @@ def build_trainer(composition: Composition, models: Sequence[OmniCombinationMode
         raise ConfigError(Issue("an encoder alone has no loss to train on: fill the slot foundation", "model"))
     train = composition.run.train
     trained = parameter_groups(composition, models)
-    settings = DistributedDataParallelConfig(grad_reduce_in_fp32=True)
+    parallel = composition.run.parallel
+    settings = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
+    )
     for model in models:
         model.config.finalize_model_grads_func = finalize_model_grads
     chunks = [DistributedDataParallel(model.config, settings, model, disable_bucketing=index > 0) for index, model in enumerate(models)]
-    optimizer = build_optimizer(trained, chunks, train, dtype=models[0].config.params_dtype)
+    optimizer = build_optimizer(trained, chunks, composition.run, dtype=models[0].config.params_dtype)
     return Trainer(
         composition=composition,
         models=models,
