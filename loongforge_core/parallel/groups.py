@@ -43,9 +43,9 @@ def component_groups() -> ProcessGroupCollection:
 def encoder_groups(groups: ProcessGroupCollection, tensor_parallel_size: int) -> ProcessGroupCollection:
     """Of an encoder with a tensor size of its own, on the first pipeline stage of a language model with these groups.
 
-    The language model's tensor ranks are cut into so many as it takes, one after another: each part holds the whole encoder. The groups that
-    share data are the language model's, and so is `tp_dp_cp`, by which `bookkeeping` counts the copies. The ranks of a part make
-    their group by themselves, stages without encoders none.
+    The language model's tensor ranks are cut into so many as it takes, one after another: each part holds the whole encoder. The
+    groups that share data are the language model's, and so is `tp_dp_cp`, by which `bookkeeping` counts the copies. The ranks of a part
+    make their group by themselves, stages without encoders none.
     """
     if groups.pp.size() == groups.cp.size() == 1 and groups.tp.size() == tensor_parallel_size:
         return groups

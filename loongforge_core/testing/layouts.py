@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.config.settings import EncoderLayout, ParallelSettings, RunSettings
@@ -288,6 +288,7 @@ def gradients_of(trainer: Trainer, micro_batches: Sequence[Batch]) -> tuple[Part
     for chunk in trainer.chunks:
         chunk.zero_grad_buffer()
     trainer.forward_backward(micro_batches)
+    gather_reduced(trainer)
     trained = [parameter for model in trainer.models for parameter in model.parameters() if parameter.requires_grad]
     kept = [parameter.detach().clone() for parameter in trained]
     with torch.no_grad():
@@ -297,6 +298,16 @@ def gradients_of(trainer: Trainer, micro_batches: Sequence[Batch]) -> tuple[Part
         for parameter, weight in zip(trained, kept, strict=True):
             parameter.copy_(weight)
     return found
+
+
+def gather_reduced(trainer: Trainer) -> None:
+    """Of the distributed optimizer every data-parallel rank has reduced only its share of the gradients."""
+    if not trainer.composition.run.parallel.use_distributed_optimizer:
+        return
+    group = trainer.groups.dp_cp
+    for bucket in (bucket for chunk in trainer.chunks for buffer in chunk.buffers for bucket in buffer.buckets):
+        own = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
+        distributed.all_gather_into_tensor(bucket.grad_data, own, group=group)
 
 
 def parts(trainer: Trainer) -> tuple[Part, ...]:
