@@ -74,6 +74,8 @@ class ParallelSettings(Settings):
     """Gradients are reduced over the data-parallel ranks while the backward pass goes on."""
     overlap_param_gather: bool = False
     """With the distributed optimizer: weights are gathered while the next forward pass goes on."""
+    ddp_bucket_size: PositiveInt | None = None
+    """Parameters whose gradients are reduced together where that is overlapped; default: 40 million, or a million a data-parallel rank."""
     encoders: dict[str, EncoderLayout] = Field(default_factory=dict)
     """Filled from the sections named after encoder slots; not written in YAML by this name."""
 

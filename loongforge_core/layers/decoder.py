@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from loongforge_core.component import InitialValues
 from loongforge_core.layers.decoder_config import DecoderConfig
 from loongforge_core.layers.interfaces import Backbone, BuildContext
+from loongforge_core.layers.levels import pack_levels, unpack_levels
 from loongforge_core.layers.loss import mask_padded_vocabulary, token_losses
 from loongforge_core.layers.rotary import RotaryAngles
 from loongforge_core.layers.specs import block_spec
@@ -64,6 +65,9 @@ class Decoder(Backbone[DecoderConfig]):
             pg_collection=groups,
             vp_stage=stage.vp_stage,
         )
+        for index, layer in enumerate(self.decoder.layers):
+            layer.level = index
+        self.received: Tensor | None = None
         self.rotary = RotaryAngles(config.head_size, config.rotary_base, config.rotary_scaling)
         if stage.post_process:
             self.output_layer = ColumnParallelLinear(
@@ -115,7 +119,7 @@ class Decoder(Backbone[DecoderConfig]):
         return embedded_bsh.transpose(0, 1).contiguous()
 
     def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
-        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+        self.received = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
 
     def forward(
         self,
@@ -133,6 +137,8 @@ class Decoder(Backbone[DecoderConfig]):
             levels = [scatter_to_sequence_parallel_region(level_sbh, group=group) for level_sbh in levels]
             if decoder_input_sbh is not None:
                 decoder_input_sbh = scatter_to_sequence_parallel_region(decoder_input_sbh, group=group)
+        if not self.context.stage.pre_process:
+            levels = self.receive(token_ids_bs.shape[1])
         levels_lsbh = torch.stack(tuple(levels)) if levels else None
         hidden_sbh: Tensor = self.decoder(
             hidden_states=decoder_input_sbh,
@@ -142,12 +148,21 @@ class Decoder(Backbone[DecoderConfig]):
             packed_seq_params=packed,
         )
         if not self.context.stage.post_process:
-            return hidden_sbh
+            return pack_levels(hidden_sbh, levels[len(self.decoder.layers) :])
         logits_sbv = self.logits(hidden_sbh)
         if labels_bs is None:
             whole_sbv: Tensor = gather_from_tensor_model_parallel_region(logits_sbv, group=self.context.groups.tp)
             return whole_sbv.transpose(0, 1)
         return token_losses(logits_sbv.to(self.context.cross_entropy_dtype), labels_bs, self.context.groups.tp)
+
+    def receive(self, length: int) -> tuple[Tensor, ...]:
+        """Takes the previous stage's hidden states, of samples so many tokens long; the levels that came with them."""
+        assert self.received is not None
+        rows = length // self.context.groups.tp.size() if self.context.sequence_parallel else length
+        hidden_sbh, levels = unpack_levels(self.received, rows)
+        self.decoder.set_input_tensor(hidden_sbh)
+        self.received = None
+        return levels
 
     def logits(self, hidden_sbh: Tensor) -> Tensor:
         """This rank's part, `[s, b, v]`; rows beyond the vocabulary count as minus infinity."""

@@ -31,14 +31,16 @@ class LevelLayer(TransformerLayer):  # type: ignore[misc]
     """A layer that adds its level to its output.
 
     Levels travel in Megatron's `context`, `[l, s, b, h]`: the block hands it to every layer, through recomputation too, and nothing
-    else in a decoder uses it. Layer i (from 0, over the whole model) adds level i.
+    else in a decoder uses it. The block's owner numbers its layers: the levels that a pipeline stage gets begin with its first layer's.
     """
+
+    level = 0
+    """Which of the levels is this layer's."""
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         hidden_sbh, levels_lsbh = super().forward(*args, **kwargs)
-        level = self.layer_number - 1
-        if levels_lsbh is not None and level < levels_lsbh.shape[0]:
-            hidden_sbh = hidden_sbh + levels_lsbh[level]
+        if levels_lsbh is not None and self.level < levels_lsbh.shape[0]:
+            hidden_sbh = hidden_sbh + levels_lsbh[self.level]
         return hidden_sbh, levels_lsbh
 
 

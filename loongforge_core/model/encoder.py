@@ -5,16 +5,18 @@ Shapes: s sequence, b batch, h width, N tokens of all items of a modality.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from loongforge_core.component import Shape
 from loongforge_core.config.composition import encoder_slot, projector_slot
 from loongforge_core.layers.interfaces import Component, Features, Items
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.merge import merge, scatter_level, with_zero_gradients
+from loongforge_core.parallel.global_state import run_in_groups
 
 __all__ = ["DecoderInput", "OmniEncoderModel"]
 
@@ -39,16 +41,16 @@ class OmniEncoderModel(nn.Module):
     def modalities(self) -> tuple[str, ...]:
         return tuple(name.removesuffix("_encoder") for name in self.slots if name.endswith("_encoder"))
 
-    def components(self, modality: str) -> list[nn.Module]:
+    def components(self, modality: str) -> list[Component[Any]]:
         """The modality's encoder and, where there is one, its projector."""
         names = (encoder_slot(modality), projector_slot(modality))
-        return [self.slots[name] for name in names if name in self.slots]
+        return [cast(Component[Any], self.slots[name]) for name in names if name in self.slots]
 
     def encode(self, modality: str, items: Items) -> Features:
         """Features of a modality's items, projected where the composition has a projector."""
         value: Items | Features = items
         for component in self.components(modality):
-            value = component(value)
+            value = in_own_groups(component, value)
         assert isinstance(value, Features)
         return value
 
@@ -74,3 +76,24 @@ class OmniEncoderModel(nn.Module):
                 else:
                     levels.append(level_sbh)
         return DecoderInput(hidden_sbh, tuple(levels))
+
+
+def in_own_groups(component: Component[Any], value: Items | Features) -> Features:
+    """What the component makes of its input, whatever it asks Megatron's global state for meanwhile."""
+    grids: tuple[Shape, ...] = ()
+
+    def run(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        nonlocal grids
+        features: Features = component(with_tensors(value, tensors))
+        grids = features.grids
+        return features.hidden_NW, *features.levels
+
+    given = tuple(value.inputs.values()) if isinstance(value, Items) else (value.hidden_NW, *value.levels)
+    hidden_NW, *levels = run_in_groups(run, given, tuple(component.parameters()), component.context.groups)
+    return Features(hidden_NW, grids, tuple(levels))
+
+
+def with_tensors(value: Items | Features, tensors: Sequence[Tensor]) -> Items | Features:
+    if isinstance(value, Items):
+        return Items(dict(zip(value.inputs, tensors, strict=True)), value.sizes)
+    return Features(tensors[0], value.grids, tuple(tensors[1:]))

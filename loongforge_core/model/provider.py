@@ -21,6 +21,7 @@ from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.encoder import OmniEncoderModel
 from loongforge_core.model.freeze import freeze
 from loongforge_core.parallel.bookkeeping import mark_owned
+from loongforge_core.parallel.global_state import global_groups
 from loongforge_core.parallel.groups import component_groups, encoder_groups, local_device
 from loongforge_core.parallel.initialise import initialise
 from loongforge_core.registry.registry import Registry
@@ -66,7 +67,9 @@ class OmniModelProvider:
         in_front = {}
         if context.stage.pre_process:
             contexts = self.contexts_in_front(context)
-            in_front = {name: self.component(slot, contexts[name]) for name, slot in slots.items() if name != FOUNDATION}
+            for name, own in contexts.items():
+                with global_groups(own.groups):
+                    in_front[name] = self.component(slots[name], own)
         foundation = self.component(slots[FOUNDATION], context) if FOUNDATION in slots else None
         assert foundation is None or isinstance(foundation, Backbone)
         recipe_class = self.registry.load(self.composition.recipe, "model") if self.composition.recipe.model else Recipe

@@ -51,6 +51,10 @@ TOLERANCES: Mapping[str, float] = {
 """Largest differences, relative to the largest value of the whole tensor; weights: to the sum of the learning rates."""
 
 
+BUCKET_SIZE = 2_000
+"""So that small models have several buckets too."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """A layout in few words; `settings` says it in those of `parallel:` and `train:`."""
@@ -104,6 +108,7 @@ class Layout:
             use_distributed_optimizer=self.optimizer != "whole",
             overlap_grad_reduce=self.optimizer == "overlapped",
             overlap_param_gather=self.optimizer == "overlapped",
+            ddp_bucket_size=BUCKET_SIZE,
             encoders=encoders,
         )
         return run.model_copy(update={"parallel": parallel, "train": run.train.model_copy(update={"recompute": self.recompute})})
@@ -255,6 +260,7 @@ def measure_steps(trainer: Trainer, shares: Sequence[Sequence[Batch]]) -> Measur
     initial = parts(trainer)
     gradients = gradients_of(trainer, shares[0])
     results = [trainer.step(each) for each in shares]
+    trainer.gather_weights()
     return Measured(
         initial=initial,
         gradients=gradients,

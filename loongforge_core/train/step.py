@@ -25,6 +25,7 @@ from loongforge_core.layers.interfaces import Recipe
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.parallel.groups import component_groups
+from loongforge_core.parallel.overlap import communicate_in_order
 from loongforge_core.train.optimizer import ParameterGroup, build_optimizer, build_scheduler, parameter_groups
 
 __all__ = ["StepResult", "Trainer", "build_trainer"]
@@ -81,6 +82,15 @@ class Trainer:
         self.scheduler.step(1)
         samples = sum(batch.num_samples for batch in batches) * self.groups.dp.size()
         return StepResult(loss, grad_norm, learning_rate, tokens, samples)
+
+    def gather_weights(self) -> None:
+        """Makes this rank's weights those after the last step, before anything but a training step reads them.
+
+        With `overlap_param_gather`, they otherwise arrive during the next forward pass.
+        """
+        if self.composition.run.parallel.overlap_param_gather:
+            for chunk in self.chunks:
+                chunk.start_param_sync(force_sync=True)
 
     def forward_backward(self, batches: Sequence[Batch]) -> list[Tensor]:
         """Gradients of the mean loss over all target tokens; sum of the loss and number of tokens `[2]` of each micro-batch."""
@@ -146,10 +156,13 @@ def build_trainer(composition: Composition, models: Sequence[OmniCombinationMode
         use_distributed_optimizer=parallel.use_distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
         overlap_param_gather=parallel.overlap_param_gather,
+        bucket_size=parallel.ddp_bucket_size,
     )
     for model in models:
         model.config.finalize_model_grads_func = finalize_model_grads
     chunks = [DistributedDataParallel(model.config, settings, model, disable_bucketing=index > 0) for index, model in enumerate(models)]
+    for model, chunk in zip(models, chunks, strict=True):
+        communicate_in_order(chunk, [] if model.encoder is None else model.encoder.parameters())
     optimizer = build_optimizer(trained, chunks, composition.run, dtype=models[0].config.params_dtype)
     return Trainer(
         composition=composition,
