@@ -4,7 +4,7 @@
                                                everything else      Megatron's and torch's
 
 A checkpoint is written into a hidden folder, brought to disk, and renamed. Its tensors are stored by their global names, whatever the
-layout.
+layout: see stored.py.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from loongforge_core.parallel.repairs import writing_in_this_process
 from loongforge_core.train.record import RECORD_FILE, Record, model_of, read_record, require_model
 from loongforge_core.train.refuse_code import COMMON_FILE, refuse_code
 from loongforge_core.train.step import Trainer
+from loongforge_core.train.stored import load_objects, model_state, optimizer_state, set_steps_of_adam, steps_of_adam
 
 __all__ = [
     "checkpoints",
@@ -94,13 +95,14 @@ def remove_old(output_dir: Path, *, keep: int) -> None:
 
 def save_checkpoint(output_dir: Path, trainer: Trainer, record: Record) -> Path:
     """The checkpoint's folder. All ranks call it, and none returns before it is complete."""
-    return save(output_dir, sharded_state(trainer, is_loading=False), record)
+    trainer.gather_weights()
+    return save(output_dir, state_of(trainer), record)
 
 
 def save_start(output_dir: Path, models: Sequence[OmniCombinationModel], composition: Composition, plugins: Sequence[str]) -> Path:
     """A checkpoint of step 0: weights alone, to begin a run with, whatever its settings."""
     record = Record(step=0, model=model_of(composition), numbers={}, plugins=tuple(plugins))
-    return save(output_dir, {"model": sharded_model(models)}, record)
+    return save(output_dir, {"model": model_state(models)}, record)
 
 
 def save(output_dir: Path, state: dict[str, Any], record: Record) -> Path:
@@ -147,18 +149,13 @@ def write_through(path: Path) -> None:
         os.close(descriptor)
 
 
-def sharded_state(trainer: Trainer, *, is_loading: bool) -> dict[str, Any]:
-    model = sharded_model(trainer.models)
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    """All that a run goes on with; tensors are read into the places from which they are written."""
     return {
-        "model": model,
-        "optimizer": trainer.optimizer.sharded_state_dict(model, is_loading=is_loading),
+        "model": model_state(trainer.models),
+        "optimizer": {"tensors": optimizer_state(trainer.optimizer, trainer.models), "steps": steps_of_adam(trainer.optimizer)},
         "scheduler": trainer.scheduler.state_dict(),
     }
-
-
-def sharded_model(models: Sequence[OmniCombinationModel]) -> dict[str, Any]:
-    """By virtual stage, because names within two stages are the same; on disk they are global."""
-    return {str(index): model.sharded_state_dict() for index, model in enumerate(models)}
 
 
 # ---- loading
@@ -168,9 +165,9 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> Record:
     """Brings the trainer to where it was when `folder` was saved. Raises CheckpointError where it is of another model or damaged."""
     record = read_record(folder)
     require_model(record, trainer.composition, folder)
-    state = load(folder, sharded_state(trainer, is_loading=True), StrictHandling.RAISE_ALL)
-    fill(trainer.models, state["model"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    state = load(folder, state_of(trainer), StrictHandling.RAISE_ALL)
+    load_objects(trainer.models, state["model"]["objects"])
+    set_steps_of_adam(trainer.optimizer, state["optimizer"]["steps"])
     trainer.scheduler.load_state_dict(state["scheduler"])
     return record
 
@@ -179,7 +176,8 @@ def load_model(folder: Path, models: Sequence[OmniCombinationModel], composition
     """Fills models with a checkpoint's weights, and leaves the rest of it alone. Raises CheckpointError as `load_checkpoint` does."""
     record = read_record(folder)
     require_model(record, composition, folder)
-    fill(models, load(folder, {"model": sharded_model(models)}, StrictHandling.RAISE_UNEXPECTED)["model"])
+    state = load(folder, {"model": model_state(models)}, StrictHandling.RAISE_UNEXPECTED)
+    load_objects(models, state["model"]["objects"])
     return record
 
 
@@ -206,11 +204,3 @@ def readable(folder: Path) -> Iterator[None]:
         yield
     except (CheckpointingException, CheckpointException, OSError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def fill(models: Sequence[OmniCombinationModel], state: dict[str, Any]) -> None:
-    for index, model in enumerate(models):
-        for slot, component in model.components().items():
-            prefix = f"{slot}."
-            tensors = {name.removeprefix(prefix): value for name, value in state[str(index)].items() if name.startswith(prefix)}
-            component.load_state_dict(tensors)

@@ -20,7 +20,7 @@ from loongforge_core.weights.tokenizer import TOKENIZER_FILES
 __all__ = ["RECORD_FILE", "Record", "model_of", "numbers_of", "read_record", "require_model", "require_numbers"]
 
 RECORD_FILE = "loongforge.json"
-FORMAT = 1
+FORMAT = 2
 
 # Settings of `train` that change speed, memory or files, but no number; everything else must stay as it was when a run is resumed.
 FREE_SETTINGS = frozenset({"micro_batch_size", "seq_length", "recompute", "save_interval", "keep_checkpoints", "log_interval", "export_hf"})

@@ -31,7 +31,7 @@ from loongforge_core.train.checkpoint import (
     remove_unfinished,
     save_checkpoint,
 )
-from loongforge_core.train.record import RECORD_FILE, Record, differences, model_of, numbers_of, read_record, require_numbers
+from loongforge_core.train.record import FORMAT, RECORD_FILE, Record, differences, model_of, numbers_of, read_record, require_numbers
 from loongforge_core.train.step import Trainer, build_trainer
 
 Compose = Callable[..., Composition]
@@ -222,7 +222,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(saved: Saved, registry: 
     elif damage == "broken record":
         described.write_text(described.read_text()[:-20])
     elif damage == "later format":
-        described.write_text(json.dumps({**json.loads(described.read_text()), "format": 2}))
+        described.write_text(json.dumps({**json.loads(described.read_text()), "format": FORMAT + 1}))
     elif damage == "missing file":
         largest.unlink()
     else:
@@ -260,7 +260,7 @@ def test_code_in_a_checkpoint_is_refused(saved: Saved, registry: Registry, tmp_p
     elif where == "common.pt":
         torch.save({"a": Payload(mark)}, saved.folder / where)
     else:
-        state = checkpoint.sharded_state(saved.trainer, is_loading=False)
+        state = checkpoint.state_of(saved.trainer)
         state["x"] = dist_checkpointing.ShardedObject("x", Payload(mark), (1,), (0,))
         shutil.rmtree(saved.folder)
         saved.folder.mkdir()
