@@ -23,8 +23,10 @@ from loongforge_core.registry.registry import Registry
 from loongforge_core.weights.config_keys import write_config
 from loongforge_core.weights.folder import Chunk, read_json, write_json, write_tensors
 from loongforge_core.weights.formats import slot_table, whole_table
-from loongforge_core.weights.holding import Holding, holdings
+from loongforge_core.weights.gathering import WholeTensor, whole_tensors, with_whole_tensors
+from loongforge_core.weights.holding import holdings
 from loongforge_core.weights.table import Entry, Table
+from loongforge_core.weights.tensor_file import TensorType
 from loongforge_core.weights.tokenizer import TokenizerFiles
 
 __all__ = ["MANIFEST", "export_component", "export_hf"]
@@ -45,62 +47,77 @@ def export_hf(
     stop_token_ids: Collection[int] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes the model's components, given by slot, into `folder`, which appears complete or not at all.
+    """Writes the model's components, given by slot, into `folder`, which appears complete or not at all. To be called on every rank.
 
-    `tokenizer` is the folder of the tokenizer that goes with the model; its end of sequence and `stop_token_ids` end an answer. Raises
-    WeightsError where `folder` has anything in it that is not an earlier export's, or where the tokenizer does not fit.
+    The first rank writes, so many bytes in memory as one rule's tensors; the files do not depend on the layout. `tokenizer` is the folder
+    of the tokenizer that goes with the model; its end of sequence and `stop_token_ids` end an answer. Raises WeightsError on every rank
+    where `folder` has anything in it that is not an earlier export's, or where the tokenizer does not fit.
     """
-    target = Path(folder).resolve()
-    check_target(target)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        files = TokenizerFiles(Path(tokenizer), stop_token_ids) if tokenizer is not None else None
-        table = whole_table(composition, registry)
-        if table is not None:
-            configs = {name: slot.config for name, slot in composition.slots.items()}
-            export_component(partial, components, table, configs, max_shard_bytes=max_shard_bytes)
-            write_companions(partial, table, composition, registry, files)
-        else:
-            for name, component in components.items():
-                slot = composition.slots[name]
-                (partial / name).mkdir()
-                export_component(
-                    partial / name, component, slot_table(slot.spec, component, registry), slot.config, max_shard_bytes=max_shard_bytes
-                )
-            if files is not None:
-                files.write(partial, ())
-        write_json(partial / MANIFEST, manifest(partial, composition, registry, published=table is not None))
-        replace_folder(target, partial)
-    finally:
+
+    def write(tensors: Mapping[str, WholeTensor]) -> None:
+        target = Path(folder).resolve()
+        check_target(target)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            files = TokenizerFiles(Path(tokenizer), stop_token_ids) if tokenizer is not None else None
+            write_model(partial, tensors, components, composition, registry, files=files, max_shard_bytes=max_shard_bytes)
+            replace_folder(target, partial)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    with_whole_tensors(holdings({f"{slot}.": component for slot, component in components.items()}), write)
 
 
-def export_component(
+def write_model(
     folder: Path,
-    source: Component[Any] | Mapping[str, Component[Any]],
-    table: Table,
-    config: Any,
+    tensors: Mapping[str, WholeTensor],
+    components: Mapping[str, Component[Any]],
+    composition: Composition,
+    registry: Registry,
     *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    files: TokenizerFiles | None,
+    max_shard_bytes: int,
 ) -> None:
-    """Writes config.json and the tensors, in the dtype that they have here, into a folder that exists.
+    """Everything of an export, into an empty folder."""
+    table = whole_table(composition, registry)
+    if table is not None:
+        configs = {name: slot.config for name, slot in composition.slots.items()}
+        write_component(folder, tensors, table, configs, max_shard_bytes=max_shard_bytes)
+        write_companions(folder, table, composition, registry, files)
+    else:
+        for name, slot in composition.slots.items():
+            own = {each.removeprefix(f"{name}."): tensor for each, tensor in tensors.items() if each.startswith(f"{name}.")}
+            (folder / name).mkdir()
+            own_table = slot_table(slot.spec, components[name], registry, own)
+            write_component(folder / name, own, own_table, slot.config, max_shard_bytes=max_shard_bytes)
+        if files is not None:
+            files.write(folder, ())
+    write_json(folder / MANIFEST, manifest(folder, composition, registry, published=table is not None))
+
+
+def export_component(folder: Path, source: Component[Any] | Mapping[str, Component[Any]], table: Table, config: Any) -> None:
+    """Writes config.json and the tensors, in the dtype that they have here, of what this process holds into a folder that exists.
 
     `source` and `config` are a component and its config, or both by slot, as for `import_hf`.
     """
     held = holdings({"": source} if isinstance(source, Component) else {f"{slot}.": part for slot, part in source.items()})
-    check_complete(table, held)
-    dtypes = {holding.dtype for holding in held.values()}
+    write_component(folder, whole_tensors(held), table, config, max_shard_bytes=MAX_SHARD_BYTES)
+
+
+def write_component(folder: Path, tensors: Mapping[str, WholeTensor], table: Table, config: Any, *, max_shard_bytes: int) -> None:
+    check_complete(table, tensors)
+    dtypes = {tensor.dtype for tensor in tensors.values()}
     tree = write_config(table.keys, config)
     if table.model_type:
         dtype = str(max(dtypes, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
         tree |= {"model_type": table.model_type, "architectures": list(table.architectures), "dtype": dtype}
     write_json(folder / "config.json", tree)
-    write_tensors(folder, [chunk(entry, held) for entry in table.entries], max_shard_bytes=max_shard_bytes)
+    write_tensors(folder, [chunk(entry, tensors) for entry in table.entries], max_shard_bytes=max_shard_bytes)
 
 
-def check_complete(table: Table, held: Mapping[str, Holding]) -> None:
+def check_complete(table: Table, held: Mapping[str, WholeTensor]) -> None:
     """Every tensor here is in the table, and the other way round."""
     covered = {name for entry in table.entries for name in entry.ours}
     left = [name for name in held.keys() - covered if not table.is_unpublished(name)]
@@ -110,16 +127,16 @@ def check_complete(table: Table, held: Mapping[str, Holding]) -> None:
         raise WeightsError("\n".join(["the model does not fit its table:", *(f"  {problem}" for problem in problems)]))
 
 
-def chunk(entry: Entry, held: Mapping[str, Holding]) -> Chunk:
+def chunk(entry: Entry, tensors: Mapping[str, WholeTensor]) -> Chunk:
     """What one rule writes."""
 
     def make() -> Iterator[tuple[str, Tensor]]:
         with torch.no_grad():
-            yield from entry.split([held[name].whole() for name in entry.ours])
+            yield from entry.split([tensors[name].whole() for name in entry.ours])
 
-    shapes = entry.their_shapes([held[name].shape for name in entry.ours])
-    item_size = held[entry.ours[0]].dtype.itemsize
-    return Chunk({name: torch.Size(shape).numel() * item_size for name, shape in zip(entry.theirs, shapes, strict=True)}, make)
+    shapes = entry.their_shapes([tensors[name].shape for name in entry.ours])
+    dtype = tensors[entry.ours[0]].dtype
+    return Chunk({name: TensorType(dtype, shape) for name, shape in zip(entry.theirs, shapes, strict=True)}, make)
 
 
 # ------------------------------------------------------------------------------------------------- what lies beside the weights

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from loongforge_core.errors import WeightsError
 from loongforge_core.strict_json import load_json
+from loongforge_core.weights.tensor_file import StoredTensor, TensorType, TensorWriter, stored_tensors
 
-__all__ = ["WeightsFolder", "read_json", "write_json", "write_tensors"]
+__all__ = ["Chunk", "WeightsFolder", "read_json", "write_json", "write_tensors"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -39,21 +38,14 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    file: Path
-    shape: tuple[int, ...]
-
-
 class WeightsFolder:
-    """Names and shapes are known at once; a tensor is read when it is asked for."""
+    """Names, types and places are known at once; of a tensor, the rows that are asked for are read when they are."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
             raise WeightsError(f"{path} is not a folder; expected a Hugging Face folder with config.json and safetensors")
         self.path = path
         self.tensors: dict[str, StoredTensor] = {}
-        self._opened: dict[Path, Any] = {}
         for file, names in self._files().items():
             self._add(file, names)
 
@@ -79,30 +71,27 @@ class WeightsFolder:
         raise WeightsError(f"{self.path} has no weights: neither {SINGLE} nor {INDEX}")
 
     def _add(self, file: Path, expected: set[str] | None) -> None:
-        try:
-            opened: Any = safe_open(file, "pt")
-            self._opened[file] = opened
-            found = {name: StoredTensor(file, tuple(opened.get_slice(name).get_shape())) for name in opened.keys()}  # noqa: SIM118
-        except FileNotFoundError as error:
-            raise WeightsError(f"{file} does not exist, but {INDEX} names it") from error
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
+        if not file.exists():
+            raise WeightsError(f"{file} does not exist, but {INDEX} names it")
+        found = stored_tensors(file)
         if expected is not None and (wrong := expected ^ found.keys()):
             raise WeightsError(f"{file} and {INDEX} disagree about {', '.join(sorted(wrong))}")
         self.tensors.update(found)
 
     def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._opened[self.tensors[name].file].get_tensor(name)
-        return tensor
+        return self.tensors[name].whole()
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tensors that are made together, so that no more than these are ever in memory beyond the shard they go into."""
+    """Tensors that are made together: no more than these are ever in memory."""
 
-    sizes: Mapping[str, int]
-    """Bytes by name."""
+    types: Mapping[str, TensorType]
     make: Callable[[], Iterable[tuple[str, Tensor]]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(each.nbytes for each in self.types.values())
 
 
 def write_tensors(folder: Path, chunks: Sequence[Chunk], *, max_shard_bytes: int) -> None:
@@ -111,11 +100,13 @@ def write_tensors(folder: Path, chunks: Sequence[Chunk], *, max_shard_bytes: int
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for chunk in shard for name, tensor in chunk.make()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(tensors, file))
+        types = {name: each for chunk in shard for name, each in chunk.types.items()}
+        with TensorWriter(folder / file, types) as writer:
+            for name, tensor in (made for chunk in shard for made in chunk.make()):
+                writer.write(name, tensor)
+        weight_map.update(dict.fromkeys(types, file))
     if len(shards) > 1:
-        total = sum(size for chunk in chunks for size in chunk.sizes.values())
+        total = sum(chunk.nbytes for chunk in chunks)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
@@ -124,10 +115,9 @@ def plan_shards(chunks: Sequence[Chunk], max_shard_bytes: int) -> list[list[Chun
     shards: list[list[Chunk]] = [[]]
     room = max_shard_bytes
     for chunk in chunks:
-        size = sum(chunk.sizes.values())
-        if size > room and shards[-1]:
+        if chunk.nbytes > room and shards[-1]:
             shards.append([])
             room = max_shard_bytes
         shards[-1].append(chunk)
-        room -= size
+        room -= chunk.nbytes
     return shards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +22,16 @@ __all__ = ["slot_table", "whole_table"]
 logger = logging.getLogger(__name__)
 
 
-def slot_table(spec: ComponentSpec, component: Component[Any], registry: Registry) -> Table:
-    """The table of a component's own folder; where nothing of it is published alone, its config is stored, and its tensors by our names."""
+def slot_table(spec: ComponentSpec, component: Component[Any], registry: Registry, names: Iterable[str] | None = None) -> Table:
+    """The table of a component's own folder; where nothing of it is published alone, its config is stored, and its tensors by our names.
+
+    `names` are those of its tensors on all ranks; by default this rank has all of it.
+    """
     config = component.config
     published = component_table(spec, config, registry)
     if published is None:
-        published = Table(rules=tuple(Copy(name, name, parts=TENSOR) for name in holdings({"": component})))
+        known = holdings({"": component}) if names is None else names
+        published = Table(rules=tuple(Copy(name, name, parts=TENSOR) for name in sorted(known)))
     if published.model_type:
         return published
     ours = (("component", spec.name), *((f"config.{name}", value) for name, value in flatten(config.model_dump(mode="json"))))

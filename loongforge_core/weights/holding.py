@@ -1,4 +1,4 @@
-"""What this process holds of each tensor, whatever the layout: filled from whole tensors, and put together again."""
+"""What this process holds of each tensor, whatever the layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loongforge_core.errors import WeightsError
 from loongforge_core.layers.interfaces import Component
 from loongforge_core.parallel.bookkeeping import Piece, pieces
 
@@ -36,21 +35,11 @@ class Holding:
             piece.tensor.zero_()
             piece.tensor[tuple(slice(size) for size in part.shape)].copy_(part)
 
-    def whole(self) -> Tensor:
-        """The whole tensor. Raises WeightsError where this process holds only a part of it."""
-        if self.pieces[0].shape == self.shape == tuple(self.pieces[0].tensor.shape):
-            return self.pieces[0].tensor
-        tensor = self.pieces[0].tensor.new_empty(self.shape)
-        filled = 0
-        for piece in self.pieces:
-            part = tensor[piece.slices]
-            part.copy_(piece.tensor[tuple(slice(size) for size in part.shape)])
-            filled += part.numel()
-        if filled != tensor.numel():
-            raise WeightsError(
-                f"{self.name}: this process holds {filled} of {tensor.numel()} values; export from a checkpoint in one process"
-            )
-        return tensor
+    def published(self, piece: Piece) -> tuple[int, ...]:
+        """The shape of a piece without rows that pad a vocabulary."""
+        return tuple(
+            max(0, min(size, whole - first)) for size, first, whole in zip(piece.tensor.shape, piece.offset, self.shape, strict=True)
+        )
 
 
 def holdings(components: Mapping[str, Component[Any]]) -> dict[str, Holding]:

@@ -11,9 +11,10 @@ import torch
 from loongforge_core.errors import WeightsError, near_match
 from loongforge_core.layers.interfaces import Component
 from loongforge_core.weights.config_keys import config_problems, lookup
+from loongforge_core.weights.fill import fill
 from loongforge_core.weights.folder import WeightsFolder, read_json
 from loongforge_core.weights.holding import Holding, holdings
-from loongforge_core.weights.table import Entry, Table
+from loongforge_core.weights.table import Table
 
 __all__ = ["import_hf"]
 
@@ -26,7 +27,8 @@ def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Componen
 
     `target` and `config` are a component and its config, or both by slot for a whole model, as `table` is the one's or the other's.
     Raises WeightsError listing all that is wrong: keys of config.json that disagree or that nobody knows, tensors that are missing, left
-    over or of another shape. Then nothing was filled. Never more than one rule's tensors are in memory.
+    over or of another shape. Then nothing was filled. Beyond what is filled, a few megabytes are in memory; a table's own rules may need
+    the tensors that they join.
     """
     path = Path(folder)
     components = {"": target} if isinstance(target, Component) else {f"{slot}.": part for slot, part in target.items()}
@@ -46,7 +48,7 @@ def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Componen
         raise WeightsError("\n".join([f"{path} does not fit the model:", *(f"  {problem}" for problem in problems)]))
     with torch.no_grad():
         for entry in table.entries:
-            fill(entry, stored, names, held)
+            fill(entry, [stored.tensors[names[theirs]] for theirs in entry.theirs], held)
 
 
 def check_model_type(path: Path, table: Table, tree: Mapping[str, Any]) -> None:
@@ -117,18 +119,10 @@ def check_tied(stored: WeightsFolder, table: Table, names: Mapping[str, str]) ->
     return [
         f"{names[name]} is stored and differs from {names[source]}, but our config ties them"
         for name, source in table.tied.items()
-        if name in names and source in names and not torch.equal(stored.read(names[name]), stored.read(names[source]))
+        if name in names and source in names and not stored.tensors[names[name]].equals(stored.tensors[names[source]])
     ]
 
 
 def without_rule(table: Table, held: Mapping[str, Holding]) -> set[str]:
     covered = {name for entry in table.entries for name in entry.ours}
     return {name for name in held.keys() - covered if not table.is_unpublished(name)}
-
-
-def fill(entry: Entry, stored: WeightsFolder, names: Mapping[str, str], held: Mapping[str, Holding]) -> None:
-    if not any(name in held for name in entry.ours):
-        return
-    for name, whole in entry.join([stored.read(names[theirs]) for theirs in entry.theirs]):
-        if name in held:
-            held[name].fill(whole)

@@ -6,25 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loongforge_core.config.composition import Composition, Slot
+from torch import distributed
+
+from loongforge_core.config.composition import Composition
 from loongforge_core.errors import WeightsError, did_you_mean
 from loongforge_core.layers.interfaces import Component
 from loongforge_core.registry.registry import Registry
 from loongforge_core.weights.export_hf import MANIFEST
 from loongforge_core.weights.folder import read_json
 from loongforge_core.weights.formats import slot_table, whole_table
+from loongforge_core.weights.holding import holdings
 from loongforge_core.weights.import_hf import import_hf
 
 __all__ = ["import_model", "load_pretrained"]
 
 
 def import_model(folder: Path | str, components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> None:
-    """Fills a whole model's components, given by slot, from a folder in its published format, or from an export of slots."""
+    """Fills a whole model's components, given by slot, from a folder in its published format, or from an export of slots.
+
+    To be called on every rank.
+    """
     path = Path(folder)
     if (path / MANIFEST).is_file() and (tree := read_json(path / MANIFEST)).get("layout") == "slots":
         check_slots(path, tree, composition)
-        for name, component in components.items():
-            load_slot(path / name, composition.slots[name], component, registry)
+        load_slots({name: path / name for name in composition.slots}, components, composition, registry)
         return
     table = whole_table(composition, registry)
     if table is None:
@@ -37,16 +42,30 @@ def import_model(folder: Path | str, components: Mapping[str, Component[Any]], c
 
 
 def load_pretrained(components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> tuple[str, ...]:
-    """Fills every slot that names a `pretrained` folder, and returns those slots."""
-    named = {name: folder for name in components if (folder := composition.slots[name].settings.pretrained)}
-    for name, folder in named.items():
-        load_slot(folder, composition.slots[name], components[name], registry)
+    """Fills every slot that names a `pretrained` folder, and returns those slots. To be called on every rank."""
+    named = {name: Path(slot.settings.pretrained) for name, slot in composition.slots.items() if slot.settings.pretrained}
+    load_slots(named, components, composition, registry)
     return tuple(named)
 
 
-def load_slot(folder: Path | str, slot: Slot, component: Component[Any], registry: Registry) -> None:
-    """Fills one slot's component from a folder in its own format."""
-    import_hf(folder, component, slot_table(slot.spec, component, registry), slot.config)
+def load_slots(folders: Mapping[str, Path], components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> None:
+    """Fills the slots that this rank has from folders in their own formats."""
+    slots = composition.slots
+    names = names_everywhere({name: components[name] for name in folders if name in components and not slots[name].spec.weights})
+    for name, folder in folders.items():
+        if name in components:
+            table = slot_table(slots[name].spec, components[name], registry, names.get(name))
+            import_hf(folder, components[name], table, slots[name].config)
+
+
+def names_everywhere(components: Mapping[str, Component[Any]]) -> dict[str, set[str]]:
+    """Names of tensors by slot, other pipeline stages' included."""
+    ranks: list[dict[str, list[str]]] = [{} for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(ranks, {name: list(holdings({"": component})) for name, component in components.items()})
+    names: dict[str, set[str]] = {}
+    for name, found in (item for rank in ranks for item in rank.items()):
+        names.setdefault(name, set()).update(found)
+    return names
 
 
 def check_slots(path: Path, tree: Mapping[str, Any], composition: Composition) -> None:

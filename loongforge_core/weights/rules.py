@@ -1,7 +1,7 @@
 """How tensors on disk become parameters here, and back: one rule, two pure functions on whole tensors.
 
 A rule names modules; the parts that it names (`weight`, and `bias` where there is one) follow. Rules know nothing of layouts or dtypes:
-each rank cuts its slice out of the joined tensor.
+each rank takes its slice of the joined tensor, and where a rule only moves rows, reads no more than that.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ class Rule(ABC):
     theirs: Names
     ours: Names
     parts: tuple[str, ...] = field(default=WEIGHT, kw_only=True)
+    moves_rows: ClassVar[bool] = False
+    """`join` does nothing but put rows (along the first axis) into another order, whatever a row is: then only the rows that a rank needs
+    are read. Otherwise all of `theirs` are in memory at once."""
 
     @abstractmethod
     def join(self, theirs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -69,6 +72,8 @@ def per_layer(rules: Iterable[Rule], theirs: str, ours: str, layers: Iterable[in
 class Copy(Rule):
     """The same tensor under another name."""
 
+    moves_rows: ClassVar[bool] = True
+
     def join(self, theirs: Sequence[Tensor]) -> Sequence[Tensor]:
         return theirs
 
@@ -79,6 +84,8 @@ class Copy(Rule):
 @dataclass(frozen=True, kw_only=True)
 class FusedQkv(Rule):
     """Queries, keys, values -> Megatron's one projection: for every group its queries, its key, its value."""
+
+    moves_rows: ClassVar[bool] = True
 
     num_heads: int
     num_groups: int
@@ -99,6 +106,8 @@ class FusedQkv(Rule):
 class FusedGateUp(Rule):
     """The two halves of a gated MLP's first layer: gate, then up."""
 
+    moves_rows: ClassVar[bool] = True
+
     def join(self, theirs: Sequence[Tensor]) -> Sequence[Tensor]:
         return [torch.cat(list(theirs))]
 
@@ -109,6 +118,8 @@ class FusedGateUp(Rule):
 @dataclass(frozen=True)
 class OneOfStack(Rule):
     """Experts that lie in one tensor on disk, `[experts, ...]`, and one by one here: as many of `ours` as the stack is high."""
+
+    moves_rows: ClassVar[bool] = True
 
     def join(self, theirs: Sequence[Tensor]) -> Sequence[Tensor]:
         return theirs[0].unbind()

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from loongforge_core.errors import WeightsError
 from loongforge_core.weights.folder import Chunk, WeightsFolder, plan_shards, write_tensors
+from loongforge_core.weights.tensor_file import TensorType
 
 TENSORS = {"a": torch.arange(3.0), "b": torch.ones(2, 2), "c": torch.zeros(1)}
 
 
 def chunk(tensors: Mapping[str, Tensor]) -> Chunk:
-    return Chunk({name: tensor.nbytes for name, tensor in tensors.items()}, tensors.items)
+    return Chunk({name: TensorType(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}, tensors.items)
 
 
 def written(folder: Path, *, max_shard_bytes: int) -> Path:
