@@ -280,7 +280,11 @@ def trainer_in(composition: Composition, layout: Layout) -> Trainer:
 
     composition = replace(composition, run=layout.settings(composition.run))
     initialise_groups(composition.run.parallel, seed=composition.run.train.seed)
-    return build_trainer(composition, [OmniModelProvider(composition=composition, registry=Registry.discover())()])
+    registry = Registry.discover()
+    for slot in composition.slots.values():
+        if slot.spec not in [published.spec for published in registry.components(slot.spec.kind)]:
+            registry.register(slot.spec)  # a test's own
+    return build_trainer(composition, [OmniModelProvider(composition=composition, registry=registry)()])
 
 
 def share(micro_batches: Sequence[Batch], rank: int, size: int) -> Sequence[Batch]:

@@ -1,0 +1,131 @@
+"""Encoders as third parties write them. They see images of 8 x 8 pixels as 4 patches, and sounds of 4 numbers as one token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, checkpoint
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor, nn
+
+from loongforge_core.component import ComponentSpec, EncoderConfig, Shape
+from loongforge_core.layers.interfaces import BuildContext, Encoder, Features, Items
+
+WIDTH = 16
+
+
+class PatchConfig(EncoderConfig):
+    """Four tokens an image, as wide as the decoder."""
+
+    @property
+    def feature_size(self) -> int:
+        return WIDTH
+
+    def token_grid(self, size: Shape) -> Shape:
+        return (2, 2)
+
+
+class TwoLevelConfig(PatchConfig):
+    @property
+    def num_levels(self) -> int:
+        return 2
+
+
+class SoundConfig(PatchConfig):
+    def token_grid(self, size: Shape) -> Shape:
+        return (1,)
+
+
+def patches(items: Items) -> Tensor:
+    return items.inputs["pixel_values"].unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+
+
+class TwoLevelEncoder(Encoder[TwoLevelConfig]):
+    """Plain torch; emits two levels."""
+
+    def __init__(self, config: TwoLevelConfig, context: BuildContext) -> None:
+        super().__init__(config, context)
+        self.features, self.first, self.second = (nn.Linear(3 * 16, WIDTH) for _ in range(3))
+
+    def forward(self, items: Items) -> Features:
+        pixels_NP = patches(items)
+        return Features(self.features(pixels_NP), ((2, 2),) * len(items), (self.first(pixels_NP), self.second(pixels_NP)))
+
+
+class SoundEncoder(Encoder[SoundConfig]):
+    """Plain torch, for a second modality."""
+
+    def __init__(self, config: SoundConfig, context: BuildContext) -> None:
+        super().__init__(config, context)
+        self.features = nn.Linear(4, WIDTH)
+
+    def forward(self, items: Items) -> Features:
+        return Features(self.features(items.inputs["samples"]), ((1,),) * len(items))
+
+
+SEEN: list[tuple[str, int]] = []
+"""When a `GlobalStateEncoder` of this process asked for the tensor-parallel size, and what it was told."""
+
+
+def ask(when: str) -> None:
+    SEEN.append((when, parallel_state.get_tensor_model_parallel_world_size()))
+
+
+class AskInBackward(torch.autograd.Function):
+    """Identity; its gradient is divided by the tensor-parallel size and multiplied again, each time asking for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.size = parallel_state.get_tensor_model_parallel_world_size()
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        ask("backward")
+        return gradient * parallel_state.get_tensor_model_parallel_world_size() / ctx.size
+
+
+class GlobalStateEncoder(Encoder[PatchConfig]):
+    """Megatron's layers, built and run as in Megatron's own models: whatever groups there are, they find them in `parallel_state`."""
+
+    def __init__(self, config: PatchConfig, context: BuildContext) -> None:
+        super().__init__(config, context)
+        ask("build")
+        size = parallel_state.get_tensor_model_parallel_world_size()
+        megatron = TransformerConfig(
+            num_layers=1,
+            hidden_size=WIDTH,
+            num_attention_heads=4,
+            tensor_model_parallel_size=size,
+            use_cpu_initialization=True,
+            perform_initialization=False,
+            params_dtype=context.dtype,
+        )
+        arguments: dict[str, Any] = {"config": megatron, "init_method": nn.init.zeros_, "bias": True, "skip_bias_add": False}
+        self.inner = ColumnParallelLinear(3 * 16, 2 * WIDTH, gather_output=False, **arguments)
+        self.outer = RowParallelLinear(2 * WIDTH, WIDTH, input_is_parallel=True, **arguments)
+
+    def forward(self, items: Items) -> Features:
+        ask("forward")
+        hidden_NW = checkpoint(self.run, False, patches(items).requires_grad_()) if self.training else self.run(patches(items))
+        return Features(hidden_NW, ((2, 2),) * len(items))
+
+    def run(self, pixels_NP: Tensor) -> Tensor:
+        ask("run")
+        assert self.inner.weight.shape[0] * parallel_state.get_tensor_model_parallel_world_size() == 2 * WIDTH
+        hidden_NW: Tensor = self.outer(torch.tanh(self.inner(AskInBackward.apply(pixels_NP))[0]))[0]  # type: ignore[no-untyped-call]
+        return hidden_NW
+
+
+def spec(name: str, config: str, model: str, modality: str = "image") -> ComponentSpec:
+    where = f"{__name__}:"
+    return ComponentSpec(kind="encoder", name=name, summary=name, modalities=(modality,), config=where + config, model=where + model)
+
+
+SPECS = (
+    spec("two_levels", "TwoLevelConfig", "TwoLevelEncoder"),
+    spec("global_state", "PatchConfig", "GlobalStateEncoder"),
+    spec("sound", "SoundConfig", "SoundEncoder", "sound"),
+)
