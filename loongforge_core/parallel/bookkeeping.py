@@ -17,7 +17,12 @@ from loongforge_core.parallel.cpu import prepare_megatron
 prepare_megatron()
 
 from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, apply_factories  # noqa: E402
+from megatron.core.dist_checkpointing.mapping import (  # noqa: E402
+    ShardedBase,
+    ShardedTensor,
+    ShardedTensorFactory,
+    apply_factories,
+)
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # noqa: E402
 
 if TYPE_CHECKING:
@@ -36,11 +41,11 @@ def number_copies(described: Mapping[str, Any], groups: ProcessGroupCollection) 
         return
     copy = groups.tp_dp_cp.rank() % tensor_ranks // groups.tp.size()
     for part in nested_values(described):
-        if isinstance(part, ShardedTensor | ShardedTensorFactory):
+        if isinstance(part, ShardedBase):
             part.replica_id = (copy, *replica(part))
 
 
-def replica(part: ShardedTensor | ShardedTensorFactory) -> tuple[int, ...]:
+def replica(part: ShardedBase) -> tuple[int, ...]:
     return part.replica_id if isinstance(part.replica_id, tuple) else (part.replica_id,)
 
 
