@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ProjectorConfig,
         RecipeConfig,
         Shape,
+        indivisible,
     )
     from loongforge_core.config.check import load_composition
     from loongforge_core.config.composition import Composition
@@ -69,6 +70,7 @@ _HOME = {
     "Registry": "registry.registry",
     "Shape": "component",
     "hookimpl": "registry.hooks",
+    "indivisible": "component",
     "load_composition": "config.check",
 }
 
@@ -103,6 +105,7 @@ __all__ = [
     "Registry",
     "Shape",
     "hookimpl",
+    "indivisible",
     "load_composition",
 ]
 

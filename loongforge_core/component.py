@@ -121,6 +121,23 @@ class ComponentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
+    def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
+        """Why the module cannot be split over `size` tensor ranks: a reason for each number that does not fit; none where it can.
+
+        Default: it is not split at all, and rather than holding all of it on every rank unnoticed, sizes above 1 are refused. A module
+        made of Megatron's parallel layers says what these cut: `return indivisible(size, num_attention_heads=..., ffn_hidden_size=...)`.
+        """
+        return () if size == 1 else (f"it is not made to be split, and each of {size} ranks would hold all of it",)
+
+
+def indivisible(size: int, **numbers: int) -> list[str]:
+    """A reason, with its arithmetic, for every number that `size` does not divide; for `tensor_parallel_conflicts`."""
+    return [
+        f"{name} {number} does not divide by {size}: {number} = {number // size} x {size} + {number % size}"
+        for name, number in numbers.items()
+        if number % size
+    ]
+
 
 SLOT_KEYS = frozenset({"type", "pretrained", "freeze", "lr", "weight_decay", "backend"})
 
@@ -174,6 +191,10 @@ class ProjectorConfig(ComponentConfig, ABC):
     def takes_levels(self) -> bool:
         """Whether it projects an encoder's levels too."""
         return False
+
+    def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
+        """Default: none. A projector is small: what is not made of parallel layers is held whole by every tensor rank of its encoder."""
+        return ()
 
 
 class BackboneConfig(ComponentConfig, ABC):

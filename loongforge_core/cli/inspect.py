@@ -186,7 +186,8 @@ def _plain(value: Any) -> Any:
 
 def validate(args: argparse.Namespace) -> None:
     """Loads a composition with every check, and says what it is."""
-    from loongforge_core.config.check import load_composition
+    from loongforge_core.config.check import load_composition, missing_backends
+    from loongforge_core.config.layout import describe_layout
 
     registry = Registry.discover()
     composition = load_composition(
@@ -199,18 +200,15 @@ def validate(args: argparse.Namespace) -> None:
     rows.append(("  recipe", recipe.name, str(registry.origin(recipe)), recipe.summary))
     print(composition.name)
     _print_table((), rows)
-    train, parallel = composition.run.train, composition.run.parallel
-    sizes = {
-        "tensor": parallel.tensor_model_parallel_size,
-        "pipeline": parallel.pipeline_model_parallel_size,
-        "context": parallel.context_parallel_size,
-        "expert": parallel.expert_model_parallel_size,
-    }
-    print(f"  layout: {', '.join(f'{name} {size}' for name, size in sizes.items())}")
+    train = composition.run.train
     print(
         f"  training: {train.steps} steps of {train.global_batch_size} samples, at most {train.seq_length} tokens each, "
         f"{train.precision}, learning rate {train.lr:g}"
     )
+    for line in describe_layout(composition, args.world_size):
+        print(f"  {line}")
+    for issue in missing_backends(composition):
+        print(f"  note: {issue.key}: {issue.message}")
     print("OK")
 
 

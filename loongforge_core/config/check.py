@@ -13,17 +13,17 @@ from pydantic import BaseModel
 
 from loongforge_core.component import BackboneConfig, ComponentSpec, RecipeConfig
 from loongforge_core.config.composition import FOUNDATION, Composition, Slot, encoder_slot, projector_slot
-from loongforge_core.config.layout import check_layout
+from loongforge_core.config.layout_check import check_layout
 from loongforge_core.config.library import Library
 from loongforge_core.config.paths import locate_run, locate_slots
 from loongforge_core.config.provenance import Provenance
 from loongforge_core.config.sentences import Findings, validated
 from loongforge_core.config.settings import EncoderLayout, RunSettings
 from loongforge_core.config.slots import check_slots, slot_kind, slot_modality
-from loongforge_core.errors import ConfigError, PluginError, did_you_mean
+from loongforge_core.errors import ConfigError, Issue, PluginError, did_you_mean
 from loongforge_core.registry.registry import Registry
 
-__all__ = ["composition_from", "load_composition"]
+__all__ = ["composition_from", "load_composition", "missing_backends"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +65,11 @@ def composition_from(
     run = _run({key: value for key, value in tree.items() if key != "model"}, sections, slots, registry, findings)
     run = _check_run(run, sections, slots, registry, findings)
     resolved = {"model": _resolved_model(recipe, slots), **_resolved_run(run)} if recipe else {}
-    check_layout(run, slots, world_size, findings)
+    check_layout(run, slots, world_size, findings, filled=sections)
     run, slots = locate_run(run, registry, findings), locate_slots(slots, registry, findings)
     if recipe is not None:
         composition = Composition(name=name, slots=slots, recipe=recipe[0], recipe_config=recipe[1], run=run, resolved=resolved)
         _check_length(composition, findings)
-        _check_backends(composition, findings)
     if findings.issues or recipe is None:
         raise ConfigError(findings.issues) from findings.cause
     for broken in registry.broken:
@@ -260,11 +259,13 @@ def _check_length(composition: Composition, findings: Findings) -> None:
             findings.add("train.seq_length", f"one {modality} gives {tokens} tokens, and a sample has at most {length}")
 
 
-def _check_backends(composition: Composition, findings: Findings) -> None:
-    for name, slot in composition.slots.items():
-        backend = slot.settings.backend
-        if backend == "transformer_engine" and importlib.util.find_spec(backend) is None:
-            findings.add(f"model.{name}.backend", f"{backend} is not installed here; install transformer-engine, or use 'torch'")
+def missing_backends(composition: Composition) -> list[Issue]:
+    """Backends that are not installed here: no error of the configuration, which may be a cluster's, but here no model can be built."""
+    return [
+        Issue(f"{backend} is not installed here; install transformer-engine, or use 'torch'", f"model.{name}.backend")
+        for name, slot in composition.slots.items()
+        if (backend := slot.settings.backend) == "transformer_engine" and importlib.util.find_spec(backend) is None
+    ]
 
 
 def _dotted_settings(model: type[BaseModel]) -> set[str]:

@@ -1,14 +1,14 @@
-"""Arithmetic of parallel layouts and batches, without torch."""
+"""Arithmetic of parallel layouts, without torch, and a layout in words. What is wrong with one is said by `layout_rules`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator
 
-from loongforge_core.config.composition import FOUNDATION, Slot
-from loongforge_core.config.sentences import Findings
+from loongforge_core.config.composition import Composition
 from loongforge_core.config.settings import ParallelSettings, RunSettings
 
-__all__ = ["check_layout", "layers_of_stages", "tensor_size"]
+__all__ = ["describe_layout", "layers_of_stages", "processes_needed", "replicas", "tensor_size"]
 
 
 def tensor_size(parallel: ParallelSettings, slot: str) -> int:
@@ -35,84 +35,68 @@ def layers_of_stages(parallel: ParallelSettings, num_layers: int) -> tuple[int, 
     return tuple(next(shares) if layers is None else layers for layers in stages)
 
 
-def check_layout(run: RunSettings, slots: Mapping[str, Slot], world_size: int | None, findings: Findings) -> None:
-    """Notes what does not divide. `world_size` None: how many processes there will be is not known."""
-    _check_division(run.parallel, slots, findings)
-    if run.parallel.sequence_parallel and run.parallel.tensor_model_parallel_size == 1:
-        findings.add(
-            "parallel.sequence_parallel",
-            "true splits sequences over the tensor ranks, and tensor_model_parallel_size is 1; expected false, or 2 ranks or more",
-        )
-    replicas = 1
-    if world_size is not None:
-        replicas = _check_world(run.parallel, world_size, findings)
-    _check_batch(run, replicas, findings)
+def processes_needed(parallel: ParallelSettings) -> int:
+    """The number of processes is a multiple of this."""
+    both = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+    return math.lcm(both * parallel.context_parallel_size, both * parallel.expert_model_parallel_size)
 
 
-def _check_division(parallel: ParallelSettings, slots: Mapping[str, Slot], findings: Findings) -> None:
-    """The language model's heads over tensor ranks and its layers over pipeline stages, where its config calls them as Megatron does."""
-    if FOUNDATION not in slots:
-        return
-    config = slots[FOUNDATION].config
-    for size, what in (("tensor_model_parallel_size", "num_attention_heads"), ("pipeline_model_parallel_size", "num_layers")):
-        ways, whole = getattr(parallel, size), getattr(config, what, None)
-        if isinstance(whole, int) and whole % ways:
-            valid = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
-            findings.add(
-                f"parallel.{size}",
-                f"{what} {whole} of the {FOUNDATION} does not divide by {ways}: {whole} = {whole // ways} x {ways} + {whole % ways}; "
-                f"nearest valid: {_nearest(ways, valid)}",
-            )
+def replicas(parallel: ParallelSettings, world_size: int) -> int:
+    """Data-parallel size: copies of the model that share the samples of a global batch."""
+    model = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
+    return max(1, world_size // model)
 
 
-def _check_world(parallel: ParallelSettings, world_size: int, findings: Findings) -> int:
-    """Notes a layout that does not fit into `world_size` processes; the number of data-parallel replicas."""
-    sizes = {
-        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
-        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
-        "context_parallel_size": parallel.context_parallel_size,
+def describe_layout(composition: Composition, world_size: int | None) -> Iterator[str]:
+    """A right layout in a few readable lines. `world_size` None: how many processes there will be is not known."""
+    parallel = composition.run.parallel
+    yield f"layout: {processes_in_words(parallel, world_size)}{with_in_words(parallel)}"
+    if composition.foundation is not None and parallel.pipeline_model_parallel_size > 1:
+        first, *others = layers_of_stages(parallel, composition.foundation.num_layers)
+        stages = [str(first) if first else "0 (encoders)", *map(str, others)]
+        yield f"  decoder layers of the pipeline stages: {', '.join(stages)}"
+    for slot, own in parallel.encoders.items() if parallel.tensor_model_parallel_size > 1 else ():
+        size = tensor_size(parallel, slot)
+        times = parallel.tensor_model_parallel_size // size
+        held = "whole on each tensor rank" if size == 1 else f"split over {size} tensor ranks{f', {times} times' * (times > 1)}"
+        yield f"  {slot}: {held} (layout: {own.layout})"
+    yield f"step: {batch_in_words(composition.run, world_size)}"
+
+
+def processes_in_words(parallel: ParallelSettings, world_size: int | None) -> str:
+    sizes = {"tensor": parallel.tensor_model_parallel_size, "pipeline": parallel.pipeline_model_parallel_size}
+    each = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+    if world_size is None:
+        return f"any multiple of {processes_needed(parallel)} processes: {each}" if each else "any number of processes"
+    product = " x ".join(filter(None, (copies_in_words(parallel, world_size), each)))
+    return f"{world_size} processes = {product}" if world_size > 1 else "1 process"
+
+
+def copies_in_words(parallel: ParallelSettings, world_size: int) -> str:
+    """Empty where there is only one."""
+    copies = replicas(parallel, world_size)
+    return f"{copies} copies of the model" if copies > 1 else ""
+
+
+def with_in_words(parallel: ParallelSettings) -> str:
+    overlapped = parallel.overlap_grad_reduce or parallel.overlap_param_gather
+    extras = {
+        "sequence parallelism": parallel.sequence_parallel,
+        "a distributed optimizer": parallel.use_distributed_optimizer,
+        "overlap": overlapped,
     }
-    needed = _check_product(sizes, world_size, findings)
-    experts = {
-        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
-        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
-        "expert_model_parallel_size": parallel.expert_model_parallel_size,
-    }
-    if parallel.expert_model_parallel_size > 1 and world_size % needed == 0:
-        _check_product(experts, world_size, findings)
-    return max(1, world_size // needed)
+    named = ", ".join(name for name, is_on in extras.items() if is_on)
+    return f", with {named}" if named else ""
 
 
-def _check_product(sizes: Mapping[str, int], world_size: int, findings: Findings) -> int:
-    needed = 1
-    for size in sizes.values():
-        needed *= size
-    if world_size % needed:
-        largest = max(sizes, key=lambda name: sizes[name])
-        others = needed // sizes[largest]
-        valid = [size for size in range(1, world_size + 1) if world_size % (others * size) == 0]
-        named = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
-        nearest = f"; nearest valid {largest}: {_nearest(sizes[largest], valid)}" if valid else ""
-        findings.add(
-            f"parallel.{largest}",
-            f"{named} = {needed} processes, and the world size {world_size} is no multiple of {needed}{nearest}",
-        )
-    return needed
-
-
-def _check_batch(run: RunSettings, replicas: int, findings: Findings) -> None:
-    train = run.train
-    step = train.micro_batch_size * replicas
-    if train.global_batch_size % step:
-        below = train.global_batch_size // step * step
-        valid = [size for size in (below, below + step) if size]
-        ranks = f" x {replicas} data-parallel replicas" if replicas > 1 else ""
-        findings.add(
-            "train.global_batch_size",
-            f"{train.global_batch_size} is no multiple of micro_batch_size {train.micro_batch_size}{ranks} = {step}; "
-            f"nearest valid: {_nearest(train.global_batch_size, valid)}",
-        )
-
-
-def _nearest(given: int, valid: list[int]) -> int:
-    return min(valid, key=lambda size: (abs(size - given), size))
+def batch_in_words(run: RunSettings, world_size: int | None) -> str:
+    samples, micro = run.train.global_batch_size, run.train.micro_batch_size
+    if world_size is None:
+        return f"{samples} samples, in micro-batches of {micro}"
+    number = samples // (replicas(run.parallel, world_size) * micro)
+    factors = (
+        copies_in_words(run.parallel, world_size),
+        f"{number} micro-batch{'es' * (number > 1)}",
+        f"{micro} sample{'s' * (micro > 1)}",
+    )
+    return f"{samples} samples = {' x '.join(filter(None, factors))}"

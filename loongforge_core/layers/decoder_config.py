@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 
-from loongforge_core.component import BackboneConfig
+from loongforge_core.component import BackboneConfig, indivisible
 
 __all__ = ["DecoderConfig", "Llama3RotaryScaling"]
 
@@ -72,6 +72,14 @@ class DecoderConfig(BackboneConfig):
     @property
     def max_sequence_length(self) -> int:
         return self.max_position_embeddings
+
+    def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
+        """Heads and MLP are cut. Ranks share key and value heads where these are fewer, so that their number divides the other way too."""
+        conflicts = indivisible(size, num_attention_heads=self.num_attention_heads, ffn_hidden_size=self.ffn_hidden_size)
+        if not conflicts and size % self.groups:
+            conflicts = indivisible(size, num_query_groups=self.groups)
+        rows = (self.num_attention_heads + 2 * self.groups) * self.head_size
+        return conflicts or [f"queries, keys and values of all heads: {reason}" for reason in indivisible(size, rows=rows)]
 
     def transformer_fields(self) -> Mapping[str, Any]:
         return {

@@ -12,7 +12,7 @@ import pytest
 from toy_plugin.config import BrainConfig, BridgeConfig, EarConfig
 
 from loongforge_core.component import ComponentSpec
-from loongforge_core.config.check import composition_from, load_composition
+from loongforge_core.config.check import composition_from, load_composition, missing_backends
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import ConfigError
 from loongforge_core.registry.registry import Registry
@@ -250,32 +250,6 @@ def test_distorting_with_a_processor_that_distorts_nothing_is_refused(registry: 
     assert "distorts nothing" in issues(registry, tree)["data.augment.audio"]
 
 
-@pytest.mark.parametrize(
-    ("sizes", "world_size", "key", "message"),
-    [
-        ({"tensor": 2}, 1, "tensor", "tensor_model_parallel_size 2 = 2 processes, and the world size 1 is no multiple of 2"),
-        ({"tensor": 2, "pipeline": 2}, 6, "tensor", "= 4 processes, and the world size 6 is no multiple of 4; nearest valid"),
-        ({"tensor": 3}, None, "tensor", "num_attention_heads 4 of the foundation does not divide by 3: 4 = 1 x 3 + 1; nearest valid: 2"),
-        ({"pipeline": 4}, None, "pipeline", "num_layers 2 of the foundation does not divide by 4: 2 = 0 x 4 + 2; nearest valid: 2"),
-        ({"expert": 2}, 3, "expert", "expert_model_parallel_size 2 = 2 processes, and the world size 3"),
-    ],
-)
-def test_a_layout_that_does_not_fit_is_refused_with_its_arithmetic(
-    registry: Registry, sizes: dict[str, int], world_size: int | None, key: str, message: str
-) -> None:
-    layout = {f"{name}_model_parallel_size": size for name, size in sizes.items()}
-    found, said = issue(registry, world_size, parallel=layout, train__global_batch_size=12)
-    assert found == f"parallel.{key}_model_parallel_size"
-    assert message in said
-
-
-def test_a_layout_that_fits_is_accepted(registry: Registry) -> None:
-    tree = changed(parallel={"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2})
-    for world_size in (4, 8, None):
-        composition_from(tree, registry, world_size=world_size)
-    assert "micro_batch_size 1 x 3 data-parallel replicas" in issues(registry, tree, 12)["train.global_batch_size"]
-
-
 def test_missing_files_are_named_with_the_nearest(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.jsonl").touch()
@@ -380,13 +354,6 @@ def test_the_composition_of_a_name_and_of_a_file_are_named(registry: Registry, t
 # --------------------------------------------------------------------------------------------- what would fail in the run only
 
 
-def test_sequence_parallel_needs_tensor_ranks(registry: Registry) -> None:
-    key, message = issue(registry, parallel={"sequence_parallel": True})
-    assert key == "parallel.sequence_parallel"
-    assert "tensor_model_parallel_size is 1" in message
-    composition_from(changed(parallel={"sequence_parallel": True, "tensor_model_parallel_size": 2}), registry, world_size=None)
-
-
 @pytest.mark.parametrize("given", ["taken", "taken/below"])
 def test_an_output_dir_that_cannot_be_a_folder(registry: Registry, tmp_path: Path, given: str) -> None:
     (tmp_path / "taken").touch()
@@ -417,10 +384,11 @@ def test_a_folder_without_what_it_is_named_for(registry: Registry, tmp_path: Pat
 
 
 @pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="transformer-engine is installed here")
-def test_a_backend_that_is_not_installed(registry: Registry) -> None:
-    key, message = issue(registry, model__foundation__backend="transformer_engine")
-    assert key == "model.foundation.backend"
-    assert "not installed" in message
+def test_a_backend_that_is_not_installed_is_no_error_of_the_configuration(registry: Registry) -> None:
+    (missing,) = missing_backends(composition_from(changed(model__foundation__backend="transformer_engine"), registry))
+    assert missing.key == "model.foundation.backend"
+    assert "not installed" in missing.message
+    assert missing_backends(composition_from(changed(model__foundation__backend="torch"), registry)) == []
 
 
 def test_samples_longer_than_the_language_model_takes() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from loongforge_core.component import BackboneConfig, EncoderConfig, ItemMarkup, ProjectorConfig, RecipeConfig, Shape
+from loongforge_core.component import BackboneConfig, EncoderConfig, ItemMarkup, ProjectorConfig, RecipeConfig, Shape, indivisible
 
 
 class EyeConfig(EncoderConfig):
@@ -29,7 +30,7 @@ class EyeConfig(EncoderConfig):
 
 
 class EarConfig(EncoderConfig):
-    """Sounds of any length, with levels."""
+    """Sounds of any length, with levels; the only encoder here that can be split."""
 
     width: PositiveInt = 6
     levels: int = 2
@@ -44,6 +45,9 @@ class EarConfig(EncoderConfig):
 
     def token_grid(self, size: Shape) -> Shape:
         return size
+
+    def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
+        return indivisible(size, width=self.width)
 
 
 class BridgeConfig(ProjectorConfig):
@@ -81,6 +85,9 @@ class BrainConfig(BackboneConfig):
     @property
     def takes_levels(self) -> bool:
         return True
+
+    def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
+        return indivisible(size, num_attention_heads=self.num_attention_heads)
 
 
 class DeafBrainConfig(BackboneConfig):

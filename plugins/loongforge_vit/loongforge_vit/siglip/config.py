@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from loongforge_core.component import EncoderConfig, Shape
+from loongforge_core.component import EncoderConfig, Shape, indivisible
 
 __all__ = ["SiglipConfig"]
 
@@ -65,6 +65,9 @@ class SiglipConfig(EncoderConfig):
         """`size` is (height, width) in pixels, always the image size."""
         side = self.image_size // self.patch_size
         return (side, side)
+
+    def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
+        return indivisible(size, num_attention_heads=self.num_attention_heads, ffn_hidden_size=self.ffn_hidden_size)
 
     def transformer_fields(self) -> Mapping[str, Any]:
         return {

@@ -1,0 +1,280 @@
+"""What a parallel layout and a batch must fulfil: everything that Megatron-Core, or a component, would refuse in the run, said before.
+
+Each rule says what is wrong, with its arithmetic, and in which values a way out may lie; `layout_check` finds the nearest by trying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from loongforge_core.component import BackboneConfig
+from loongforge_core.config.composition import FOUNDATION, Slot, encoder_slot, projector_slot
+from loongforge_core.config.layout import processes_needed, replicas, tensor_size
+from loongforge_core.config.settings import ParallelSettings, RunSettings
+
+__all__ = ["GLOBAL_BATCH", "MICRO_BATCH", "PROCESSES", "RULES", "Job", "Problem"]
+
+TENSOR = "parallel.tensor_model_parallel_size"
+PIPELINE = "parallel.pipeline_model_parallel_size"
+ENCODER_STAGES = "parallel.encoder_pipeline_model_parallel_size"
+FIRST = "parallel.num_layers_in_first_pipeline_stage"
+LAST = "parallel.num_layers_in_last_pipeline_stage"
+GLOBAL_BATCH, MICRO_BATCH = "train.global_batch_size", "train.micro_batch_size"
+PROCESSES = "processes"
+
+MOST = 4096
+"""Values above this are not tried."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run."""
+
+    run: RunSettings
+    slots: Mapping[str, Slot]
+    """Those that are right by themselves."""
+    filled: frozenset[str]
+    """Names of all slots."""
+    world_size: int | None
+
+    @property
+    def foundation(self) -> BackboneConfig | None:
+        slot = self.slots.get(FOUNDATION)
+        return slot.config if slot else None  # type: ignore[return-value]
+
+    @property
+    def has_encoder(self) -> bool:
+        return any(name.endswith(encoder_slot("")) for name in self.filled)
+
+    def changed(self, key: str, value: int) -> Job:
+        if key == PROCESSES:
+            return replace(self, world_size=value)
+        section, *slot, name = key.split(".")
+        settings: Any = getattr(self.run, section)
+        change: dict[str, Any] = {name: value}
+        if slot:
+            encoders = settings.encoders
+            change = {"encoders": {**encoders, slot[0]: encoders[slot[0]].model_copy(update=change)}}
+        return replace(self, run=self.run.model_copy(update={section: settings.model_copy(update=change)}))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    key: str
+    message: str
+    fixes: Mapping[str, Iterable[int]] = field(default_factory=dict)
+    """Keys whose change may mend it, with the values to try, the nearest first."""
+
+
+def around(given: int, lowest: int, highest: int) -> Sequence[int]:
+    """Whole numbers by their distance from `given`, the smaller of two first."""
+    return sorted(range(lowest, min(highest, MOST) + 1), key=lambda value: (abs(value - given), value))
+
+
+def sizes_around(size: int) -> Sequence[int]:
+    return around(size, 1, 2 * size)
+
+
+# --------------------------------------------------------------------------------------------------------------- the rules
+
+
+def not_there_yet(job: Job) -> Iterator[Problem]:
+    for name, what in (("context_parallel_size", "attention"), ("expert_model_parallel_size", "mixtures of experts")):
+        size = getattr(job.run.parallel, name)
+        if size > 1:
+            yield Problem(f"parallel.{name}", f"got {size}, but {what} over several ranks is not there yet", {f"parallel.{name}": (1,)})
+
+
+def language_model_over_tensor_ranks(job: Job) -> Iterator[Problem]:
+    conflicts = conflicts_of(job, FOUNDATION, size := job.run.parallel.tensor_model_parallel_size)
+    if conflicts:
+        yield Problem(TENSOR, conflicts, {TENSOR: sizes_around(size)})
+
+
+def conflicts_of(job: Job, name: str, size: int) -> str:
+    """Why a slot's component cannot be split over so many tensor ranks; empty where it can, and where the slot is not right itself."""
+    slot = job.slots.get(name)
+    reasons = "; ".join(slot.config.tensor_parallel_conflicts(size)) if slot else ""
+    return f"{name} ({slot.spec.name}): {reasons}" if slot and reasons else ""
+
+
+def vocabulary_over_tensor_ranks(job: Job) -> Iterator[Problem]:
+    """The vocabulary is padded until it divides, which may leave the last ranks with nothing but padding."""
+    if job.foundation is None:
+        return
+    rows, ranks = job.foundation.vocab_size, job.run.parallel.tensor_model_parallel_size
+    each = -(-rows // ranks)
+    if (ranks - 1) * each >= rows:
+        idle = ranks - -(-rows // each)
+        yield Problem(
+            TENSOR,
+            f"vocab_size {rows} of the {FOUNDATION}, cut into {each} row{'s' * (each > 1)} each, leaves none for {idle} of {ranks} ranks: "
+            f"{ranks - idle} x {each} >= {rows}",
+            {TENSOR: sizes_around(ranks)},
+        )
+
+
+def sequences_over_tensor_ranks(job: Job) -> Iterator[Problem]:
+    if job.run.parallel.sequence_parallel and job.run.parallel.tensor_model_parallel_size == 1:
+        yield Problem(
+            "parallel.sequence_parallel",
+            "true splits sequences over the tensor ranks, and tensor_model_parallel_size is 1; expected false, or 2 ranks or more",
+        )
+
+
+def encoders_over_tensor_ranks(job: Job) -> Iterator[Problem]:
+    parallel = job.run.parallel
+    for name, own in parallel.encoders.items():
+        key, given, whole = (
+            f"parallel.{name}.tensor_model_parallel_size",
+            own.tensor_model_parallel_size,
+            parallel.tensor_model_parallel_size,
+        )
+        if own.layout == "replicate":
+            if given not in (None, 1):
+                yield Problem(
+                    key, f"got {given}, but layout `replicate` has tensor size 1; expected `layout: tensor` beside it", {key: (1,)}
+                )
+            continue
+        if given is None and conflicts_of(job, FOUNDATION, whole):
+            continue  # the language model's size, which is wrong itself
+        size = tensor_size(parallel, name)
+        reasons = [
+            reason for slot in (name, projector_slot(name.removesuffix(encoder_slot("")))) if (reason := conflicts_of(job, slot, size))
+        ]
+        if whole % size and not conflicts_of(job, FOUNDATION, whole):
+            reasons.insert(0, f"{size} is no divisor of the language model's tensor_model_parallel_size {whole}: {division(whole, size)}")
+        if reasons:
+            yield Problem(key, "; ".join(reasons), {key: around(size, 1, whole)})
+
+
+def division(whole: int, parts: int) -> str:
+    return f"{whole} = {whole // parts} x {parts} + {whole % parts}"
+
+
+def stage_of_the_encoders(job: Job) -> Iterator[Problem]:
+    parallel, stages = job.run.parallel, job.run.parallel.encoder_pipeline_model_parallel_size
+    if stages > 1:
+        yield Problem(ENCODER_STAGES, f"got {stages}, but more than one stage of encoders is not there yet", {ENCODER_STAGES: (1, 0)})
+    elif stages and not job.has_encoder:
+        yield Problem(ENCODER_STAGES, "the model has no encoder that this stage could hold", {ENCODER_STAGES: (0,)})
+    elif stages and parallel.pipeline_model_parallel_size == 1:
+        yield Problem(
+            ENCODER_STAGES,
+            "the encoders' stage is one of pipeline_model_parallel_size 1, which leaves 1 - 1 = 0 stages for decoder layers",
+            {ENCODER_STAGES: (0,), PIPELINE: range(2, MOST)},
+        )
+    if stages and parallel.num_layers_in_first_pipeline_stage is not None:
+        yield Problem(
+            FIRST, "the first stage is the encoders' (encoder_pipeline_model_parallel_size), without decoder layers; leave this out"
+        )
+
+
+def layers_over_stages(job: Job) -> Iterator[Problem]:
+    """Every stage but the encoders' has a decoder layer, and those for which nothing is said share equally unless there is such a stage."""
+    parallel, stages = job.run.parallel, job.run.parallel.pipeline_model_parallel_size
+    written = {FIRST: parallel.num_layers_in_first_pipeline_stage, LAST: parallel.num_layers_in_last_pipeline_stage}
+    given = {key: layers for key, layers in written.items() if layers is not None}
+    if stages == 1:
+        for key in given:
+            yield Problem(key, "shares layers among pipeline stages, and pipeline_model_parallel_size is 1; leave this out")
+        return
+    if FOUNDATION not in job.filled:
+        yield Problem(PIPELINE, f"got {stages}, but the model has no {FOUNDATION} whose layers the stages could hold", {PIPELINE: (1,)})
+    encoders = parallel.encoder_pipeline_model_parallel_size
+    if job.foundation is None or encoders > 1 or (encoders and (FIRST in given or not job.has_encoder)):
+        return
+    layers = job.foundation.num_layers
+    others, left = stages - encoders - len(given), layers - sum(given.values())
+    if reason := why_not_shared(layers, given, others, left, balanced=bool(encoders)):
+        key = next(iter(given), PIPELINE)
+        share = max(1, layers // (stages - encoders))
+        ways = {PIPELINE: sizes_around(stages)}
+        uneven = {name: around(given.get(name, share), 1, layers) for name in (given or {LAST: share})}
+        yield Problem(key, reason, {**uneven, **ways} if given else {**ways, **uneven})
+
+
+def why_not_shared(layers: int, given: Mapping[str, int], others: int, left: int, *, balanced: bool) -> str:
+    """Empty where `others` stages can share the `left` of all layers; `balanced`: as evenly as possible."""
+    said = f"num_layers {layers} of the {FOUNDATION}"
+    if given:
+        said = f"{' + '.join(map(str, given.values()))} of {said}, given to the stages at the ends, leave {left}"
+    if others == 0:
+        return f"{said}, and there is no other stage; expected 0" if left else ""
+    stages = f"{others} other stage{'s' * (others > 1)}" if given else f"{others} stages"
+    if left < others:
+        return f"{said} for {stages}, where each needs one at least: {left} < {others}"
+    if left % others and not balanced:
+        return f"{said} for {stages}, which share equally: {division(left, others)}"
+    return ""
+
+
+def overlaps(job: Job) -> Iterator[Problem]:
+    parallel = job.run.parallel
+    needed = {"use_distributed_optimizer": parallel.use_distributed_optimizer, "overlap_grad_reduce": parallel.overlap_grad_reduce}
+    missing = " and ".join(f"{name}: true" for name, is_on in needed.items() if not is_on)
+    if parallel.overlap_param_gather and missing:
+        yield Problem("parallel.overlap_param_gather", f"true needs {missing} beside it")
+    if parallel.ddp_bucket_size is not None and not parallel.overlap_grad_reduce:
+        yield Problem("parallel.ddp_bucket_size", "without overlap_grad_reduce all gradients are reduced at once; leave this out")
+
+
+def processes(job: Job) -> Iterator[Problem]:
+    """Data-parallel copies of the model fill all processes."""
+    world_size = job.world_size
+    if world_size is None or any(not_there_yet(job)):
+        return
+    sizes = sizes_of(job.run.parallel)
+    needed = processes_needed(job.run.parallel)
+    if rest := world_size % needed:
+        largest = max(sizes, key=lambda name: sizes[name])
+        named = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+        below = world_size - rest
+        multiples = sorted([below, below + needed][not below :], key=lambda number: abs(number - world_size))
+        yield Problem(
+            f"parallel.{largest}",
+            f"{named} = {needed} processes, and the world size {world_size} is no multiple of {needed}",
+            {f"parallel.{largest}": around(sizes[largest], 1, world_size), PROCESSES: multiples},
+        )
+
+
+def sizes_of(parallel: ParallelSettings) -> Mapping[str, int]:
+    names = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size", "expert_model_parallel_size")
+    return {name: getattr(parallel, name) for name in names}
+
+
+def batch(job: Job) -> Iterator[Problem]:
+    """Every copy of the model gets the same number of micro-batches."""
+    if any(processes(job)):
+        return
+    train, copies = job.run.train, replicas(job.run.parallel, job.world_size or 1)
+    samples, step = train.global_batch_size, train.micro_batch_size * copies
+    if rest := samples % step:
+        below = samples - rest
+        ranks = f" x {copies} data-parallel replicas" if copies > 1 else ""
+        yield Problem(
+            GLOBAL_BATCH,
+            f"{samples} is no multiple of micro_batch_size {train.micro_batch_size}{ranks} = {step}",
+            {
+                GLOBAL_BATCH: sorted([below, below + step][not below :], key=lambda size: abs(size - samples)),
+                MICRO_BATCH: [size for size in around(train.micro_batch_size, 1, samples) if samples % (size * copies) == 0],
+            },
+        )
+
+
+RULES: Sequence[Callable[[Job], Iterator[Problem]]] = (
+    not_there_yet,
+    language_model_over_tensor_ranks,
+    vocabulary_over_tensor_ranks,
+    sequences_over_tensor_ranks,
+    encoders_over_tensor_ranks,
+    stage_of_the_encoders,
+    layers_over_stages,
+    overlaps,
+    processes,
+    batch,
+)
