@@ -80,8 +80,10 @@ class StoredTensor(TensorType):
         return tensor
 
     def equals(self, other: StoredTensor) -> bool:
-        """Whether both hold the same values, compared a block at a time."""
-        if (self.dtype, self.shape) != (other.dtype, other.shape) or not self.shape:
+        """Whether both hold the same values in the same dtype, compared a block at a time."""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        if not self.shape:
             return torch.equal(self.whole(), other.whole())
         rows = 0, self.shape[0]
         return all(torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(self.rows(*rows), other.rows(*rows), strict=True))
