@@ -10,10 +10,10 @@ import importlib
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 
-from loongforge_core.errors import ConfigError, LoongForgeError
+from loongforge_core.cli.report import message_of
+from loongforge_core.errors import LoongForgeError
 
 __all__ = ["main"]
 
@@ -45,17 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except LoongForgeError as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            print(_message(error), file=sys.stderr)
+        print(message_of(error, debug=debug), file=sys.stderr)
         return error.exit_status
-
-
-def _message(error: LoongForgeError) -> str:
-    if isinstance(error, ConfigError) and len(error.issues) > 1:
-        return "\n".join([f"{len(error.issues)} errors:", *(f"  {issue}" for issue in error.issues)])
-    return f"error: {error}"
 
 
 # --------------------------------------------------------------------------------------------------------------- arguments
@@ -107,24 +98,35 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_commands(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Commands that need torch; `cli/run.py` implements them."""
-    _add_config(command("train", "run:train", "train; the same command again resumes"))
+    _add_run(command("train", "run:train", "train; the same command again resumes"))
     evaluating = command("evaluate", "run:evaluate", "exact match on a file of questions")
-    _add_config(evaluating)
+    _add_run(evaluating)
     evaluating.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
     evaluating.add_argument("--questions", metavar="FILE", help="default: data.eval_path")
     generating = command("generate", "run:generate", "the answer to a prompt")
-    _add_config(generating)
+    _add_run(generating)
     generating.add_argument("--prompt", required=True, metavar="TEXT")
     generating.add_argument("--item", action="append", default=[], metavar="MODALITY=PATH", help="an image, say; may be given again")
     generating.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
     importing = command("import-hf", "run:import_hf", "a Hugging Face folder becomes a checkpoint")
-    _add_config(importing)
+    _add_run(importing)
     importing.add_argument("--folder", required=True, metavar="HF")
     importing.add_argument("--output", required=True, metavar="DIR")
     exporting = command("export-hf", "run:export_hf", "a checkpoint becomes a Hugging Face folder")
-    _add_config(exporting)
+    _add_run(exporting)
     exporting.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
     exporting.add_argument("--output", required=True, metavar="DIR")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument(
+        "--nproc",
+        type=_positive,
+        metavar="N",
+        help="run as N processes on this machine, which share the model as `parallel` says; "
+        "on several machines start this command with torchrun or srun instead (default: 1)",
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

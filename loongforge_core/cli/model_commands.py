@@ -1,15 +1,12 @@
-"""Commands that run a model: `train`, `evaluate`, `generate`, `import-hf`, `export-hf`. One process, for now."""
+"""Commands that run a model: `train`, `evaluate`, `generate`, `import-hf`, `export-hf`. Every rank calls them, in its process groups."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from torch import distributed
 from tqdm import tqdm
 
 from loongforge_core.cli.closing import closing_words, exact_match_table
@@ -24,7 +21,6 @@ from loongforge_core.generate.greedy import GreedyDecoder
 from loongforge_core.generate.pictures import draw_loss, draw_predictions
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
-from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry.registry import Registry
 from loongforge_core.train.checkpoint import checkpoints, find_checkpoint, load_model, save_start
 from loongforge_core.train.loop import train as train_model
@@ -42,21 +38,21 @@ def train(args: argparse.Namespace, registry: Registry, composition: Composition
     run, output = composition.run, Path(composition.run.output_dir)
     prepare_data(composition, registry)
     questions = open_questions(Path(run.data.eval_path), composition.modalities) if run.data.eval_path else None
-    with running(composition):
-        model = train_model(composition, registry).models[0]
-        # Before the evaluation, which may meet an item that cannot be decoded: what was trained is kept then.
+    model = train_model(composition, registry).models[0]
+    # Before the evaluation, which may meet an item that cannot be decoded: what was trained is kept then.
+    if is_first():
         draw_loss(output / METRICS_FILE, output / "loss.png", composition.name)
-        if run.train.export_hf:
-            write_folder(model, composition, registry, output / "hf")
-        predictions: list[Prediction] = []
-        if questions is not None:
-            decoder = GreedyDecoder(load_sample_maker(composition, registry), model, run.evaluation.max_new_tokens)
-            predictions = answer_all(decoder, questions, composition)
-            write_evaluation(predictions, output)
-            draw_predictions(predictions, output / "predictions.png", f"{composition.name}: held-out questions")
-    command = [args.config, *args.overrides, *config_dirs(args)]
-    names = {file.name for file in published_files(registry.config_folders)}
-    print(closing_words(composition, predictions, command=command, published=names))
+    if run.train.export_hf:
+        write_folder(model, composition, registry, output / "hf")
+    predictions: list[Prediction] = []
+    if questions is not None:
+        predictions = answer_all(model, questions, composition, registry)
+        write_answers(predictions, output, f"{composition.name}: held-out questions")
+    if is_first():
+        processes = ["--nproc", str(distributed.get_world_size())] if distributed.get_world_size() > 1 else []
+        command = [args.config, *args.overrides, *config_dirs(args), *processes]
+        names = {file.name for file in published_files(registry.config_folders)}
+        print(closing_words(composition, predictions, command=command, published=names))
     return 0
 
 
@@ -71,12 +67,9 @@ def evaluate(args: argparse.Namespace, registry: Registry, composition: Composit
     if args.questions:
         output = output / f"evaluation_{Path(args.questions).stem}"
     conversations = open_questions(Path(questions), composition.modalities)
-    with running(composition):
-        model = trained_model(args.checkpoint, composition, registry)
-        decoder = GreedyDecoder(load_sample_maker(composition, registry), model, composition.run.evaluation.max_new_tokens)
-        predictions = answer_all(decoder, conversations, composition)
-    write_evaluation(predictions, output)
-    draw_predictions(predictions, output / "predictions.png", f"{composition.name}: {questions}")
+    model = trained_model(args.checkpoint, composition, registry)
+    predictions = answer_all(model, conversations, composition, registry)
+    write_answers(predictions, output, f"{composition.name}: {questions}")
     print(exact_match_table(predictions))
     print(f"\n{output}: evaluation.json, predictions.jsonl, predictions.png")
     return 0
@@ -85,10 +78,9 @@ def evaluate(args: argparse.Namespace, registry: Registry, composition: Composit
 def generate(args: argparse.Namespace, registry: Registry, composition: Composition) -> int:
     """Prints the answer to one prompt, and nothing else."""
     question = parse_question(*tagged(args.prompt, args.item), composition.modalities)
-    with running(composition):
-        model = trained_model(args.checkpoint, composition, registry)
-        decoder = GreedyDecoder(load_sample_maker(composition, registry), model, composition.run.evaluation.max_new_tokens)
-        print(decoder.answer([question])[0])
+    model = trained_model(args.checkpoint, composition, registry)
+    decoder = GreedyDecoder(load_sample_maker(composition, registry), model, composition.run.evaluation.max_new_tokens)
+    print(decoder.answer([question])[0])
     return 0
 
 
@@ -96,27 +88,24 @@ def import_hf(args: argparse.Namespace, registry: Registry, composition: Composi
     """A checkpoint of step 0 whose weights are those of a Hugging Face folder; training goes on from it."""
     if found := checkpoints(Path(args.output)):
         raise CheckpointError(f"{args.output} has checkpoints already, up to step {max(found)}; give another --output")
-    with running(composition):
-        model = OmniModelProvider(composition=composition, registry=registry)()
-        import_model(args.folder, model.components(), composition, registry)
-        checkpoint = save_start(Path(args.output), [model], composition, registry.fingerprint().splitlines())
-    print(checkpoint)
+    model = OmniModelProvider(composition=composition, registry=registry)()
+    import_model(args.folder, model.components(), composition, registry)
+    print(save_start(Path(args.output), [model], composition, registry.fingerprint().splitlines()))
     return 0
 
 
 def export_hf(args: argparse.Namespace, registry: Registry, composition: Composition) -> int:
     """A Hugging Face folder of a checkpoint; without one, of what the slots' `pretrained` folders come to."""
     starts = [name for name, slot in composition.slots.items() if slot.settings.pretrained]
-    with running(composition):
-        if starts and args.checkpoint is None and not checkpoints(Path(composition.run.output_dir)):
-            model = OmniModelProvider(composition=composition, registry=registry)()
-            load_pretrained(model.components(), composition, registry)
-            note(f"no checkpoint in {composition.run.output_dir}: merging {', '.join(starts)} from pretrained folders")
-            if fresh := [name for name in composition.slots if name not in starts]:
-                note(f"initial values, not trained: {', '.join(fresh)}")
-        else:
-            model = trained_model(args.checkpoint, composition, registry)
-        write_folder(model, composition, registry, Path(args.output))
+    if starts and args.checkpoint is None and not checkpoints(Path(composition.run.output_dir)):
+        model = OmniModelProvider(composition=composition, registry=registry)()
+        load_pretrained(model.components(), composition, registry)
+        note(f"no checkpoint in {composition.run.output_dir}: merging {', '.join(starts)} from pretrained folders")
+        if fresh := [name for name in composition.slots if name not in starts]:
+            note(f"initial values, not trained: {', '.join(fresh)}")
+    else:
+        model = trained_model(args.checkpoint, composition, registry)
+    write_folder(model, composition, registry, Path(args.output))
     print(args.output)
     return 0
 
@@ -124,32 +113,19 @@ def export_hf(args: argparse.Namespace, registry: Registry, composition: Composi
 # ------------------------------------------------------------------------------------------------------------ what they share
 
 
+def is_first() -> bool:
+    """Whether this is the rank that writes files which all ranks know the content of. The others' words are not heard (`processes.py`)."""
+    return distributed.get_rank() == 0
+
+
 def prepare_data(composition: Composition, registry: Registry) -> None:
-    """Writes the data set that `data.prepare` names, where it is not there yet."""
+    """Writes the data set that `data.prepare` names, where it is not there yet; other ranks wait for it."""
     data = composition.run.data
     if data.prepare and data.path:
-        first = data.path if isinstance(data.path, str) else data.path[0]
-        registry.load_dataset(registry.dataset(data.prepare))(Path(first).parent)
-
-
-@contextmanager
-def running(composition: Composition) -> Iterator[None]:
-    """This process as the whole job, on as many threads as there are cores, where the user has not said how many."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(physical_cores())
-    with warnings.catch_warnings(), single_process(seed=composition.run.train.seed):
-        warnings.filterwarnings("ignore", category=FutureWarning, module="megatron")  # nothing that a user could do anything about
-        yield
-
-
-def physical_cores() -> int:
-    """Those that this process may use. Two threads of one core share what matrix products need."""
-    try:
-        mine = os.sched_getaffinity(0)
-        siblings = {Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in mine}
-    except (AttributeError, OSError):  # another system than Linux
-        return os.cpu_count() or 1
-    return len(siblings)
+        if is_first():
+            first = data.path if isinstance(data.path, str) else data.path[0]
+            registry.load_dataset(registry.dataset(data.prepare))(Path(first).parent)
+        distributed.barrier()
 
 
 def trained_model(checkpoint: str | None, composition: Composition, registry: Registry) -> OmniCombinationModel:
@@ -164,10 +140,20 @@ def trained_model(checkpoint: str | None, composition: Composition, registry: Re
     return model
 
 
-def answer_all(decoder: GreedyDecoder, conversations: ConversationFiles, composition: Composition) -> list[Prediction]:
+def answer_all(
+    model: OmniCombinationModel, conversations: ConversationFiles, composition: Composition, registry: Registry
+) -> list[Prediction]:
+    settings = composition.run.evaluation
+    decoder = GreedyDecoder(load_sample_maker(composition, registry), model, settings.max_new_tokens)
     # disable=None: no bar where nobody watches.
     with tqdm(total=len(conversations), desc="answering", unit="question", disable=None, leave=False) as bar:
-        return answer_questions(decoder, conversations, batch_size=composition.run.evaluation.batch_size, progress=bar.update)
+        return answer_questions(decoder, conversations, batch_size=settings.batch_size, progress=bar.update)
+
+
+def write_answers(predictions: Sequence[Prediction], folder: Path, title: str) -> None:
+    if is_first():
+        write_evaluation(predictions, folder)
+        draw_predictions(predictions, folder / "predictions.png", title)
 
 
 def tagged(prompt: str, given: Sequence[str]) -> tuple[str, dict[str, list[Path]]]:

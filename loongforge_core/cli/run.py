@@ -1,6 +1,7 @@
 """Commands that run a model, up to where torch is needed.
 
-Everything that can be wrong in the configuration is said at once; then `model_commands` is imported, which takes seconds.
+Everything that can be wrong in the configuration is said at once; then `model_commands` is imported, which takes seconds. One process
+runs the command, or `--nproc` forked from this one, or those that a launcher has started (`launched.py`).
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
+from loongforge_core.cli.launched import Place, launched
 from loongforge_core.config.check import load_composition
-from loongforge_core.errors import InputError
+from loongforge_core.config.composition import Composition
+from loongforge_core.errors import ConfigError, InputError, Issue
 from loongforge_core.registry.registry import Registry
 
-__all__ = ["config_dirs", "evaluate", "export_hf", "generate", "import_hf", "note", "train"]
+__all__ = ["config_dirs", "evaluate", "export_hf", "generate", "import_hf", "note", "physical_cores", "train"]
 
 WITHOUT_DATA = ("data.path=null", "data.prepare=null", "data.eval_path=null")
 """For commands that read no training data: it need not be on this machine."""
@@ -41,30 +45,73 @@ def export_hf(args: argparse.Namespace) -> int:
 
 
 def run(command: str, args: argparse.Namespace, *, needs_data: bool = True) -> int:
-    """Checks the composition, then runs the command of `model_commands` on it."""
-    refuse_several_processes()
+    """Checks the composition, then runs the command of `model_commands` on it, in as many processes as there shall be."""
+    place = launched(os.environ)
+    if place is not None:
+        return run_launched(command, args, place, needs_data=needs_data)
+    number = args.nproc or 1
     registry = Registry.discover()
-    overrides = [*args.overrides, *(() if needs_data else WITHOUT_DATA)]
-    composition = load_composition(args.config, overrides, registry=registry, config_dirs=[Path(path) for path in args.config_dir])
+    composition = checked(args, registry, world_size=number, needs_data=needs_data)
     if sys.stderr.isatty():
         note(f"{composition.name}: loading torch and Megatron-Core ...")
-    from loongforge_core.cli import model_commands
+    if number > 1:
+        prepare_to_fork(number)
+    from loongforge_core.cli import model_commands, processes
 
-    status: int = getattr(model_commands, command)(args, registry, composition)
-    return status
+    work = partial(getattr(model_commands, command), args, registry, composition)
+    return processes.alone(work, composition) if number == 1 else processes.forked(work, composition, number)
 
 
-def refuse_several_processes() -> None:
-    """Raises InputError where torchrun or srun has started several of these: each would be a whole run, in the same output_dir."""
-    started = {"WORLD_SIZE": os.environ.get("WORLD_SIZE", "")}
-    if "SLURM_PROCID" in os.environ:  # without it we are in a job, but not what srun starts
-        started["SLURM_NTASKS"] = os.environ.get("SLURM_NTASKS", "")
-    for name, number in started.items():
-        if number.isdigit() and int(number) > 1:
-            raise InputError(
-                f"started as {number} processes ({name}={number}), but training over several is not there yet, and each would be a run "
-                "of its own in the same output_dir: start this command once, without torchrun or srun"
-            )
+def run_launched(command: str, args: argparse.Namespace, place: Place, *, needs_data: bool) -> int:
+    """This process's part of a job. The ranks meet before they check anything, so that one of them can speak for all."""
+    if args.nproc is not None:
+        if place.rank:
+            return InputError.exit_status
+        raise InputError(
+            f"--nproc {args.nproc} starts processes, but {place.launcher} has started {place.world_size} already: leave it out"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun has it; before torch is loaded
+    from loongforge_core.cli import processes
+
+    with processes.joined(place, debug=getattr(args, "debug", False)) as job:
+        registry = Registry.discover()
+        job.require_same_plugins(registry)
+        composition = checked(args, registry, world_size=place.world_size, needs_data=needs_data)
+        from loongforge_core.cli import model_commands
+
+        return job.run(partial(getattr(model_commands, command), args, registry, composition), composition)
+
+
+def checked(args: argparse.Namespace, registry: Registry, *, world_size: int, needs_data: bool) -> Composition:
+    """The composition, in a layout that fits the number of processes. Raises ConfigError with all that is wrong."""
+    overrides = [*args.overrides, *(() if needs_data else WITHOUT_DATA)]
+    load = partial(load_composition, args.config, overrides, registry=registry, config_dirs=[Path(path) for path in args.config_dir])
+    try:
+        return load(world_size=world_size)
+    except ConfigError as error:
+        if world_size > 1:
+            raise
+        load()  # raises what is wrong whatever the number of processes
+        hint = Issue("this is one process; --nproc N starts several on this machine, torchrun or srun on many")
+        raise ConfigError([*error.issues, hint]) from error
+
+
+def prepare_to_fork(number: int) -> None:
+    """Set before torch and numpy are loaded: ranks share the cores, and none of them inherits a thread, because threads do not survive."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, physical_cores() // number)))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # CUDA does not survive either, once it was asked whether it is there; NVML does.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+
+def physical_cores() -> int:
+    """Those that this process may use. Two threads of one core share what matrix products need."""
+    try:
+        mine = os.sched_getaffinity(0)
+        siblings = {Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in mine}
+    except (AttributeError, OSError):  # another system than Linux
+        return os.cpu_count() or 1
+    return len(siblings)
 
 
 def config_dirs(args: argparse.Namespace) -> list[str]:

@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
+
 from loongforge_core.data.conversations import Conversation, ConversationFiles, Message
 from loongforge_core.errors import DataError
-from loongforge_core.generate.greedy import GreedyDecoder
+from loongforge_core.generate.greedy import GreedyDecoder, groups_of
 
 __all__ = ["UNNAMED_KIND", "Prediction", "answer_questions", "exact_match", "open_questions", "write_evaluation"]
 
@@ -64,18 +66,26 @@ def answer_questions(
     batch_size: int,
     progress: Callable[[int], object] = lambda count: None,
 ) -> list[Prediction]:
-    """A prediction for each conversation, in their order. `progress` is told how many were answered since it was last told."""
-    predictions: list[Prediction] = []
-    window = batch_size * WINDOW
-    for start in range(0, len(conversations), window):
-        part = [conversations[index] for index in range(start, min(start + window, len(conversations)))]
+    """A prediction for each conversation, in their order, on every rank. Data-parallel replicas of the model share them.
+
+    `progress` is told how many were answered since it was last told, by this replica and, about, by the others.
+    """
+    replicas = groups_of(decoder.model).dp
+    share = range(replicas.rank(), len(conversations), replicas.size())
+    ours: list[Prediction] = []
+    for window in batches(share, batch_size * WINDOW):
+        part = [conversations[index] for index in window]
         prompts = [decoder.maker.prompt(conversation.prompt()) for conversation in part]
         answers: dict[int, str] = {}
         for rows in batches(sorted(range(len(part)), key=lambda row: len(prompts[row])), batch_size):
             answers.update(zip(rows, decoder.answer_prompts([prompts[row] for row in rows]), strict=True))
-            progress(len(rows))
-        predictions += [prediction(conversation, answers[row]) for row, conversation in enumerate(part)]
-    return predictions
+            progress(len(rows) * replicas.size())
+        ours += [prediction(conversation, answers[row]) for row, conversation in enumerate(part)]
+    if replicas.size() == 1:
+        return ours
+    shares: list[list[Prediction]] = [[]] * replicas.size()
+    distributed.all_gather_object(shares, ours, group=replicas)
+    return [shares[index % len(shares)][index // len(shares)] for index in range(len(conversations))]
 
 
 def exact_match(predictions: Sequence[Prediction]) -> dict[str, dict[str, float | int]]:

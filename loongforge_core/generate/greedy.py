@@ -4,8 +4,8 @@ Prompts go through the same collation and the same model as training. Items are 
 sequence again for every new token, because it has no key-value cache yet. Padding is on the right, where causal attention does not
 see it, so an answer does not depend on what else is in the batch.
 
-One process, for now: `next_tokens` is the only place that runs the model, and the only one that expects logits from it.
-With a pipeline, only the last stage has them.
+All ranks that share a model decode the same prompts together. The first pipeline stage encodes items, the last one has logits, and every
+stage is told the tokens that were chosen: each reads them as the next input, or at least how long the sequence is.
 
 Shapes: b prompts, s tokens of the longest prompt and the longest answer, v vocabulary.
 """
@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor, distributed
 
 from loongforge_core.data.collate import collate
 from loongforge_core.data.conversations import Conversation
@@ -26,7 +28,7 @@ from loongforge_core.layers.interfaces import Features
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.combination import OmniCombinationModel
 
-__all__ = ["GreedyDecoder"]
+__all__ = ["GreedyDecoder", "groups_of"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class GreedyDecoder:
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            encoded = self.model.encode(batch) if batch.items else {}
+            encoded = self.model.encode(batch) if batch.items and self.model.encoder else {}
             for _ in range(self.max_new_tokens):
                 tokens = next_tokens(self.model, first_columns(batch, max(lengths)), encoded, lengths)
                 open_rows = [row for row in open_rows if tokens[row] not in stop]
@@ -85,10 +87,28 @@ class GreedyDecoder:
 
 
 def next_tokens(model: OmniCombinationModel, batch: Batch, encoded: Mapping[str, Features], lengths: Sequence[int]) -> list[int]:
-    """The likeliest token after the first `lengths[i]` tokens of each row."""
-    logits_bsv: Tensor = model(batch, with_labels=False, encoded=encoded)
-    last_b = torch.tensor(lengths, device=logits_bsv.device) - 1
-    chosen: list[int] = logits_bsv[torch.arange(len(lengths), device=logits_bsv.device), last_b].argmax(dim=-1).tolist()
+    """The likeliest token after the first `lengths[i]` tokens of each row, on every stage of the pipeline."""
+    device = batch.token_ids_bs.device
+    last_b = torch.tensor(lengths, device=device) - 1
+
+    def choose(logits_bsv: Tensor, *, non_loss_data: bool) -> Tensor:  # as Megatron's schedules call it
+        return logits_bsv[torch.arange(len(lengths), device=device), last_b].argmax(dim=-1)
+
+    reports: list[Tensor] = get_forward_backward_func()(
+        forward_step_func=lambda _, stage: (stage(batch, with_labels=False, encoded=encoded), choose),
+        data_iterator=None,
+        model=model,
+        num_microbatches=1,
+        seq_length=batch.token_ids_bs.shape[1],
+        micro_batch_size=batch.num_samples,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    chosen_b = reports[0] if reports else torch.empty_like(last_b)
+    stages = groups_of(model).pp
+    if stages.size() > 1:
+        distributed.broadcast(chosen_b, group=stages, group_src=stages.size() - 1)
+    chosen: list[int] = chosen_b.tolist()
     return chosen
 
 
@@ -102,6 +122,12 @@ def first_columns(batch: Batch, length: int) -> Batch:
         position_ids=batch.position_ids[..., :length],
         padding_mask_bs=None,
     )
+
+
+def groups_of(model: OmniCombinationModel) -> ProcessGroupCollection:
+    """The language model's."""
+    assert model.foundation is not None
+    return model.foundation.context.groups
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

@@ -1,6 +1,6 @@
-"""Processes that talk to each other: this one alone, or ranks forked for a test or for `--nproc`.
+"""Processes that talk to each other: this one alone, ranks forked for a test or for `--nproc`, or one that a launcher has started.
 
-Ranks are forked by a server process that has loaded Megatron and, once, the module of the function to run; so eight of them
+For tests, ranks are forked by a server process that has loaded Megatron and, once, the module of the function to run; so eight of them
 start in well under a second, and each starts clean. The server ends with the process that asked for it.
 """
 
@@ -8,34 +8,36 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import faulthandler
 import functools
 import importlib
 import importlib.util
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
+from datetime import timedelta
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
 from loongforge_core.errors import LoongForgeError
 from loongforge_core.parallel.cpu import prepare_megatron
+from loongforge_core.parallel.forked import Answer, failure, fork_ranks
 
-__all__ = ["RankError", "initialise_process", "run_ranks", "single_process"]
+__all__ = ["RankError", "fork_here", "initialise_process", "meet", "run_ranks", "single_process"]
 
 prepare_megatron()
+
+T = TypeVar("T")
+
+MEETING_TIMEOUT = timedelta(minutes=10)
+"""How long ranks of a launcher wait for each other at the beginning."""
 
 
 class RankError(LoongForgeError):
@@ -45,11 +47,14 @@ class RankError(LoongForgeError):
 # ---- one process ----------------------------------------------------------------------------------------------------
 
 
-def initialise_process(*, rank: int = 0, world_size: int = 1, store: Any = None) -> None:
-    """Joins the default process group without environment variables or a fixed port; a world of one needs no store."""
+def initialise_process(*, rank: int = 0, world_size: int = 1, store: Any = None, local_rank: int | None = None) -> None:
+    """Joins the default process group without environment variables or a fixed port; a world of one needs no store.
+
+    `local_rank`, which of its machine's ranks this is, picks the accelerator; None: all ranks are on one machine.
+    """
     accelerated = torch.cuda.is_available()
     if accelerated:
-        torch.cuda.set_device(rank % torch.cuda.device_count())
+        torch.cuda.set_device((rank if local_rank is None else local_rank) % torch.cuda.device_count())
     distributed.init_process_group(
         "nccl" if accelerated else "gloo",
         store=distributed.HashStore() if store is None else store,  # type: ignore[attr-defined]
@@ -73,6 +78,22 @@ def single_process(*, seed: int = 1) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
+# ---- a launcher's processes -------------------------------------------------------------------------------------------
+
+
+def meet(*, rank: int, world_size: int, address: str, port: int) -> Any:
+    """The store that all ranks of a launcher's job share, when all have come.
+
+    Rank 0 keeps it, at its own address, or torchrun does. Raises LoongForgeError where they do not find each other.
+    """
+    where = f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
+    try:
+        store, _, _ = next(distributed.rendezvous(where, rank=rank, world_size=world_size, timeout=MEETING_TIMEOUT))  # type: ignore[attr-defined]
+    except (distributed.DistError, OSError, RuntimeError, ValueError) as error:
+        raise LoongForgeError(f"rank {rank} of {world_size} did not find the others at {address}:{port}: {error}") from error
+    return distributed.PrefixStore("loongforge", store)  # type: ignore[attr-defined]
+
+
 # ---- some processes -------------------------------------------------------------------------------------------------
 
 
@@ -86,15 +107,6 @@ class Job:
     arguments: bytes
     world_size: int
     timeout_s: float | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a rank sends: its result, or the exception if it can be pickled, and the traceback of a failure."""
-
-    rank: int
-    pickled: bytes
-    traceback: str = ""
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float | None = 300) -> list[Any]:
@@ -112,6 +124,28 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     except BaseException:  # an interrupted conversation cannot be continued
         stop_server(server)
         raise
+    return results(answers, world_size)
+
+
+def fork_here(work: Callable[[], T], world_size: int) -> list[T]:
+    """Results of `work()` on ranks forked from this very process, which must not have more than one thread.
+
+    They share what it has loaded, its terminal and a default process group. Raises RankError as `run_ranks` does.
+    """
+
+    def run(rank: int, folder: Path) -> T:
+        join(rank, world_size, folder)
+        return work()
+
+    return results(fork_ranks(run, world_size), world_size)
+
+
+def join(rank: int, world_size: int, folder: Path) -> None:
+    store = distributed.FileStore(str(folder / "store"), world_size)  # type: ignore[attr-defined]
+    initialise_process(rank=rank, world_size=world_size, store=store)
+
+
+def results(answers: Sequence[Answer], world_size: int) -> list[Any]:
     for answer in answers:
         if answer.traceback:
             cause = pickle.loads(answer.pickled)
@@ -145,7 +179,6 @@ def stop_server(server: Connection) -> None:
 
 # ---- in the server --------------------------------------------------------------------------------------------------
 
-NOTHING = pickle.dumps(None)
 LOADED_FOR_ALL = (
     "megatron.core.dist_checkpointing",
     "megatron.core.models.gpt.gpt_layer_specs",
@@ -188,86 +221,12 @@ def load_module(job: Job) -> ModuleType:
 
 
 def run_job(job: Job, module: ModuleType, requests: Connection) -> list[Answer]:
-    """Answers of all ranks, or of those that failed first."""
-    deadline = None if job.timeout_s is None else time.monotonic() + job.timeout_s
-    with TemporaryDirectory(prefix="loongforge-ranks-") as folder:
-        running: dict[Connection, int] = {}
-        processes: list[int] = []
-        try:
-            for rank in range(job.world_size):
-                ours, theirs = Pipe(duplex=False)
-                if not (process := os.fork()):
-                    run_rank(job, module, rank, Path(folder), theirs)
-                theirs.close()
-                running[ours] = rank
-                processes.append(process)
-            answers: list[Answer] = []
-            while running:
-                ready = wait([*running, requests], None if deadline is None else max(0, deadline - time.monotonic()))
-                if requests in ready:  # closed: nobody waits for the answers any more
-                    raise SystemExit
-                if not ready:
-                    return still_running(Path(folder), {rank: processes[rank] for rank in running.values()})
-                arrived = {running.pop(pipe): receive(pipe) for pipe in ready if isinstance(pipe, Connection)}
-                # The dead first: when one dies, the others' connections to it break.
-                for rank, answer in sorted(arrived.items(), key=lambda item: item[1] is not None):
-                    if answer is None:
-                        status = os.waitstatus_to_exitcode(os.waitpid(processes[rank], 0)[1])
-                        return [Answer(rank, NOTHING, f"its process ended with status {status}")]
-                    if answer.traceback:
-                        return [answer]
-                    answers.append(answer)
-            return sorted(answers, key=lambda answer: answer.rank)
-        finally:
-            for process in processes:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process, signal.SIGKILL)
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(process, 0)
+    """Answers of all ranks, or of the one that failed first."""
 
-
-def receive(pipe: Connection) -> Answer | None:
-    """None when the rank died."""
-    try:
-        answer: Answer = pipe.recv()
-    except EOFError:
-        return None
-    return answer
-
-
-def still_running(folder: Path, processes: dict[int, int]) -> list[Answer]:
-    """Where each rank is that has not finished in time, as `faulthandler` writes it on a signal."""
-    for process in processes.values():
-        os.kill(process, signal.SIGUSR1)
-    time.sleep(0.5)
-    where = "\n".join(f"rank {rank}:\n{(folder / f'stack-{rank}').read_text()}" for rank in sorted(processes))
-    return [Answer(min(processes), NOTHING, f"not finished in time: ranks {sorted(processes)}\n{where}")]
-
-
-def run_rank(job: Job, module: ModuleType, rank: int, folder: Path, answers: Connection) -> NoReturn:
-    try:
-        os.setpgid(0, 0)  # so that what it starts ends with it
-        stack = (folder / f"stack-{rank}").open("w")
-        faulthandler.register(signal.SIGUSR1, file=stack)
+    def work(rank: int, folder: Path) -> Any:
         torch.set_num_threads(1)
-        store = distributed.FileStore(str(folder / "store"), job.world_size)  # type: ignore[attr-defined]
-        initialise_process(rank=rank, world_size=job.world_size, store=store)
-        function = functools.reduce(getattr, job.function.split("."), module)
-        answer = Answer(rank, pickle.dumps(function(*pickle.loads(job.arguments))))  # type: ignore[operator]
-    except BaseException as error:
-        answer = failure(rank, error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    answers.send(answer)
-    while True:  # the server ends all ranks together: one that left early would break the others' connections
-        signal.pause()
+        join(rank, job.world_size, folder)
+        function: Any = functools.reduce(getattr, job.function.split("."), module)
+        return function(*pickle.loads(job.arguments))
 
-
-def failure(rank: int, error: BaseException) -> Answer:
-    text = "".join(traceback.format_exception(error))
-    try:
-        pickled = pickle.dumps(error)
-        pickle.loads(pickled)
-    except Exception:
-        pickled = NOTHING
-    return Answer(rank, pickled, text)
+    return fork_ranks(work, job.world_size, stop=requests, timeout_s=job.timeout_s)

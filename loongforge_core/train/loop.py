@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -57,11 +59,14 @@ class Run:
 def train(composition: Composition, registry: Registry, *, progress: Progress | None = None) -> TrainResult:
     """Trains until `train.steps`, and goes on from the newest checkpoint in `output_dir` where there is one.
 
-    Needs Megatron's process groups (`parallel.launch.single_process`). Raises an InputError for what is wrong with data, weights or
-    checkpoint, LoongForgeError where numbers are no longer finite. Whatever ends it early leaves the last checkpoint as it was.
+    All ranks call it, in Megatron's process groups (`parallel.launch.single_process`, `parallel.groups.initialise_groups`); rank 0 shows
+    progress and writes. Raises an InputError for what is wrong with data, weights or checkpoint, LoongForgeError where numbers are no
+    longer finite. Whatever ends it early leaves the last checkpoint as it was.
     """
     train = composition.run.train
-    with progress or Progress(steps=train.steps, log_interval=train.log_interval) as shown:
+    with contextlib.ExitStack() as stack:
+        stream = None if distributed.get_rank() == 0 else stack.enter_context(open(os.devnull, "w"))
+        shown = stack.enter_context(progress or Progress(steps=train.steps, log_interval=train.log_interval, stream=stream))
         run, step = prepare(composition, registry, shown)
         if step >= train.steps:
             shown.say(f"already finished: {step} steps are done; the checkpoint is in {run.output_dir}")
@@ -72,6 +77,10 @@ def train(composition: Composition, registry: Registry, *, progress: Progress | 
 def result(run: Run, step: int, last: StepResult | None) -> TrainResult:
     checkpoint = newest_checkpoint(run.output_dir)
     assert checkpoint is not None
+    run.trainer.gather_weights()
+    if run.composition.run.parallel.overlap_param_gather:  # from now on, ranks need not make the same passes
+        for chunk in run.trainer.chunks:
+            chunk.disable_forward_pre_hook(param_sync=False)
     return TrainResult(models=run.trainer.models, checkpoint=checkpoint, step=step, last=last)
 
 

@@ -156,16 +156,6 @@ def test_a_checkpoint_of_another_model(finished: Finished, refused: Callable[...
 # ------------------------------------------------------------------------------------------------------------ how it is started
 
 
-@pytest.mark.parametrize("started", [{"WORLD_SIZE": "2"}, {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}], ids=["torchrun", "srun"])
-@pytest.mark.parametrize("command", [["train"], ["generate", "--prompt", "1+1?"]], ids=["train", "generate"])
-def test_several_processes_are_refused(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, started: dict[str, str], command: list[str]
-) -> None:
-    for name, value in started.items():
-        monkeypatch.setenv(name, value)
-    assert "started as 2 processes" in refused(command[0], "digits", *command[1:])
-
-
 def test_a_path_is_not_suggested_as_a_name_to_show(finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "my.yaml").write_text("defaults: [digits]\n")
     for config, shown in ((str(tmp_path / "my.yaml"), False), ("digits", True)):

@@ -1,0 +1,205 @@
+"""Ranks forked from a process that has loaded what they need: there in a fraction of a second, watched, and ended together.
+
+They end with the process that forked them, however that ends: each has one end of a pipe that nobody else keeps open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+__all__ = ["Answer", "failure", "fork_ranks"]
+
+SETTLE_S = 0.3
+"""A process that dies breaks the connections of others, and their complaints may come before the news of its death."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a rank: its result, or the exception if it can be pickled, and the traceback of a failure."""
+
+    rank: int
+    pickled: bytes
+    traceback: str = ""
+    died: bool = False
+    """Its process ended without a word; `traceback` says how."""
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A rank that has not answered yet."""
+
+    rank: int
+    process: int
+
+
+NOTHING = pickle.dumps(None)
+
+
+def fork_ranks(
+    work: Callable[[int, Path], Any], world_size: int, *, stop: Connection | None = None, timeout_s: float | None = None
+) -> list[Answer]:
+    """Answers of all ranks in their order, or the one of the rank that failed first.
+
+    `work` is called in every rank's own process with the rank and a folder that all share; what it prints is not caught. When this
+    returns or raises, all have ended. `stop` becomes readable when nobody waits for the answers any more.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with TemporaryDirectory(prefix="loongforge-ranks-") as name, lifeline() as line:
+        folder, started = Path(name), dict[Connection, Forked]()
+        try:
+            for rank in range(world_size):
+                ours, theirs = Pipe(duplex=False)
+                if not (process := os.fork()):
+                    run_rank(work, rank, folder, theirs, line)
+                theirs.close()
+                started[ours] = Forked(rank, process)
+            return collect(started, folder, stop, deadline)
+        finally:
+            for forked in started.values():
+                end(forked)
+
+
+@contextlib.contextmanager
+def lifeline() -> Iterator[tuple[int, int]]:
+    """A pipe that ranks read from and nobody writes to: reading ends when this process does."""
+    line = os.pipe()
+    try:
+        yield line
+    finally:
+        for descriptor in line:
+            os.close(descriptor)
+
+
+def end(forked: Forked) -> None:
+    """Also what the rank has started itself: its process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(forked.process, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # one that has not made its group yet
+        os.kill(forked.process, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(forked.process, 0)
+
+
+# ---- watching
+
+
+def collect(started: Mapping[Connection, Forked], folder: Path, stop: Connection | None, deadline: float | None) -> list[Answer]:
+    running = dict(started)
+    answers: list[Answer] = []
+    while running:
+        watched = [*running, *([stop] if stop else [])]
+        ready = wait(watched, None if deadline is None else max(0, deadline - time.monotonic()))
+        if stop in ready:
+            raise SystemExit
+        if not ready:
+            return [still_running(folder, list(running.values()))]
+        answers += [receive(pipe, running.pop(pipe)) for pipe in ready if isinstance(pipe, Connection)]
+        if any(answer.traceback for answer in answers):
+            time.sleep(SETTLE_S)
+            answers += [receive(pipe, running.pop(pipe)) for pipe in wait(list(running), 0) if isinstance(pipe, Connection)]
+            return [first_failure(answers)]
+    return sorted(answers, key=lambda answer: answer.rank)
+
+
+def receive(pipe: Connection, forked: Forked) -> Answer:
+    try:
+        answer: Answer = pipe.recv()
+    except (EOFError, ConnectionResetError):
+        status = os.waitstatus_to_exitcode(os.waitpid(forked.process, 0)[1])
+        return Answer(forked.rank, NOTHING, f"its process ended with status {status}{what_it_means(status)}", died=True)
+    return answer
+
+
+def first_failure(answers: Sequence[Answer]) -> Answer:
+    """The dead before those that complain: when one dies, the others' connections to it break."""
+    failed = [answer for answer in answers if answer.traceback]
+    return next((answer for answer in failed if answer.died), failed[0])
+
+
+def what_it_means(status: int) -> str:
+    if status >= 0:
+        return ": something in it ended it, and Python was not told; what it printed is all there is"
+    name = signal.Signals(-status).name
+    if name == "SIGKILL":
+        return (
+            f" ({name}): killed from outside. Where memory ran out, the kernel's log says so (dmesg): smaller micro-batches, recomputation "
+            "or more tensor and pipeline ranks take less of it"
+        )
+    if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"):
+        return f" ({name}): compiled code failed; where it was called from is printed above"
+    return f" ({name}): somebody sent it this signal"
+
+
+def still_running(folder: Path, running: Sequence[Forked]) -> Answer:
+    """Where each rank is that has not finished in time, as `faulthandler` writes it on a signal."""
+    for forked in running:
+        os.kill(forked.process, signal.SIGUSR1)
+    time.sleep(0.5)
+    ranks = sorted(forked.rank for forked in running)
+    where = "\n".join(f"rank {rank}:\n{stack_file(folder, rank).read_text()}" for rank in ranks)
+    return Answer(ranks[0], NOTHING, f"not finished in time: ranks {ranks}\n{where}")
+
+
+def stack_file(folder: Path, rank: int) -> Path:
+    return folder / f"stack-{rank}"
+
+
+# ---- in a rank's process
+
+
+def run_rank(work: Callable[[int, Path], Any], rank: int, folder: Path, answers: Connection, line: tuple[int, int]) -> NoReturn:
+    try:
+        start_afresh(line)
+        stack = stack_file(folder, rank).open("w")
+        faulthandler.register(signal.SIGUSR1, file=stack)
+        answer = Answer(rank, pickle.dumps(work(rank, folder)))
+    except BaseException as error:
+        answer = failure(rank, error)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal or pipe
+            stream.flush()
+    with contextlib.suppress(OSError):  # nobody is there to be told
+        answers.send(answer)
+    while True:  # all ranks are ended together: one that left early would break the others' connections
+        signal.pause()
+
+
+def start_afresh(line: tuple[int, int]) -> None:
+    """Leaves behind what belongs to the process that forked this one, all but the link to its life."""
+    os.setpgid(0, 0)  # what this rank starts ends with it, and an interrupt at the terminal is for the process that forked it
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may write to the terminal all the same
+    faulthandler.enable(file=2)
+    reading, writing = line
+    os.close(writing)
+    threading.Thread(target=end_with, args=(reading,), daemon=True).start()
+
+
+def end_with(line: int) -> None:
+    os.read(line, 1)  # returns when the process that holds the other end is no more
+    os.killpg(0, signal.SIGKILL)
+
+
+def failure(rank: int, error: BaseException) -> Answer:
+    text = "".join(traceback.format_exception(error))
+    try:
+        pickled = pickle.dumps(error)
+        pickle.loads(pickled)
+    except Exception:
+        pickled = NOTHING
+    return Answer(rank, pickled, text)
