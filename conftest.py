@@ -11,6 +11,16 @@ from loongforge_core.parallel.cpu import prepare_megatron
 prepare_megatron()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-layouts",
+        nargs="?",
+        const="1/1",
+        metavar="K/N",
+        help="tests/layouts: the whole product of layouts instead of all pairs, or every Nth of it from the Kth",
+    )
+
+
 def pytest_configure() -> None:
     """`make test` says in EXPECT_MEGATRON which version each of its passes is for; without it any version will do."""
     import megatron.core

@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from models import MODELS
+from test_pairs import DIMENSIONS, ENCODERS, is_valid, layout_of
 from torch import distributed
 
 from loongforge_core.component import ComponentConfig, ComponentSpec
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import FOUNDATION, Composition
 from loongforge_core.config.layout import layers_of_stages
+from loongforge_core.config.layout_check import check_layout
+from loongforge_core.config.provenance import Provenance
+from loongforge_core.config.sentences import Findings
 from loongforge_core.errors import ConfigError
 from loongforge_core.layers.interfaces import BuildContext
 from loongforge_core.model.auto import AutoModel
@@ -25,6 +30,7 @@ from loongforge_core.model.provider import OmniModelProvider, pipeline_fields
 from loongforge_core.parallel.groups import component_groups
 from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
+from loongforge_core.testing.pairs import all_rows
 
 META = torch.device("meta")
 
@@ -272,3 +278,19 @@ def test_what_is_accepted_can_be_built() -> None:
     (results,) = run_ranks(build_all, 1, 5, 250)
     assert not any(results), "\n".join(filter(None, results))
     assert len(results) > 20
+
+
+# ---- the layouts of the other tests
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_layouts_that_equal_one_process_are_accepted(model: str) -> None:
+    composition = MODELS[model](tied=False, freeze=False)
+    train = composition.run.train.model_copy(update={"global_batch_size": 24, "micro_batch_size": 1})
+    run = composition.run.model_copy(update={"train": train})
+    sizes = {name: values for name, values in DIMENSIONS.items() if name not in ("recompute", "tied", "freeze")}
+    fixed = {"recompute": ("none",), "tied": (False,), "freeze": ("nothing",)}
+    for layout in map(layout_of, all_rows({**sizes, **fixed, **ENCODERS[model]}, is_valid)):
+        findings = Findings(Provenance())
+        check_layout(layout.settings(run), composition.slots, layout.world_size, findings)
+        assert not findings.issues, f"{layout}: {findings.issues}"

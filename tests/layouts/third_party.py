@@ -1,7 +1,8 @@
-"""Encoders as third parties write them. They see images of 8 x 8 pixels as 4 patches, and sounds of 4 numbers as one token."""
+"""Encoders as third parties write them. They see pictures of 8 x 8 pixels as 4 patches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 
-from loongforge_core.component import ComponentSpec, EncoderConfig, Shape
+from loongforge_core.component import ComponentSpec, EncoderConfig, Shape, indivisible
 from loongforge_core.layers.interfaces import BuildContext, Encoder, Features, Items
 
 WIDTH = 16
@@ -27,15 +28,17 @@ class PatchConfig(EncoderConfig):
         return (2, 2)
 
 
+class SplitPatchConfig(PatchConfig):
+    """Of an encoder that tensor ranks can share."""
+
+    def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
+        return indivisible(size, hidden_size=2 * WIDTH)
+
+
 class TwoLevelConfig(PatchConfig):
     @property
     def num_levels(self) -> int:
         return 2
-
-
-class SoundConfig(PatchConfig):
-    def token_grid(self, size: Shape) -> Shape:
-        return (1,)
 
 
 def patches(items: Items) -> Tensor:
@@ -52,17 +55,6 @@ class TwoLevelEncoder(Encoder[TwoLevelConfig]):
     def forward(self, items: Items) -> Features:
         pixels_NP = patches(items)
         return Features(self.features(pixels_NP), ((2, 2),) * len(items), (self.first(pixels_NP), self.second(pixels_NP)))
-
-
-class SoundEncoder(Encoder[SoundConfig]):
-    """Plain torch, for a second modality."""
-
-    def __init__(self, config: SoundConfig, context: BuildContext) -> None:
-        super().__init__(config, context)
-        self.features = nn.Linear(4, WIDTH)
-
-    def forward(self, items: Items) -> Features:
-        return Features(self.features(items.inputs["samples"]), ((1,),) * len(items))
 
 
 SEEN: list[tuple[str, int]] = []
@@ -87,10 +79,10 @@ class AskInBackward(torch.autograd.Function):
         return gradient * parallel_state.get_tensor_model_parallel_world_size() / ctx.size
 
 
-class GlobalStateEncoder(Encoder[PatchConfig]):
+class GlobalStateEncoder(Encoder[SplitPatchConfig]):
     """Megatron's layers, built and run as in Megatron's own models: whatever groups there are, they find them in `parallel_state`."""
 
-    def __init__(self, config: PatchConfig, context: BuildContext) -> None:
+    def __init__(self, config: SplitPatchConfig, context: BuildContext) -> None:
         super().__init__(config, context)
         ask("build")
         size = parallel_state.get_tensor_model_parallel_world_size()
@@ -119,13 +111,12 @@ class GlobalStateEncoder(Encoder[PatchConfig]):
         return hidden_NW
 
 
-def spec(name: str, config: str, model: str, modality: str = "image") -> ComponentSpec:
-    where = f"{__name__}:"
-    return ComponentSpec(kind="encoder", name=name, summary=name, modalities=(modality,), config=where + config, model=where + model)
+def spec(name: str, config: str, model: str) -> ComponentSpec:
+    where, modalities = f"{__name__}:", ("image", "video")
+    return ComponentSpec(kind="encoder", name=name, summary=name, modalities=modalities, config=where + config, model=where + model)
 
 
 SPECS = (
     spec("two_levels", "TwoLevelConfig", "TwoLevelEncoder"),
-    spec("global_state", "PatchConfig", "GlobalStateEncoder"),
-    spec("sound", "SoundConfig", "SoundEncoder", "sound"),
+    spec("global_state", "SplitPatchConfig", "GlobalStateEncoder"),
 )
