@@ -75,7 +75,5 @@ def fill_rows(piece: Piece, numbers: Tensor, numbering: Numbering) -> None:
         tensor, slices, numbers = tensor[None], (slice(0, 1), *slices), numbers[None]
     here = numbers[slices[0]]
     for run in numbering.runs(here) if len(here) else ():
-        for begin, block in run.stored.rows(run.first, run.first + run.count):
-            at = run.at + begin - run.first
-            tensor[at : at + len(block)].copy_(block[(slice(None), *slices[1:])])
+        run.stored.copy_rows(run.first, slices[1:], tensor[run.at : run.at + run.count])
     tensor[len(here) :].zero_()

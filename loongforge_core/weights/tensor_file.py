@@ -74,6 +74,14 @@ class StoredTensor(TensorType):
             self.file.read_into(block, self.start + begin * per_row)
             yield begin, block
 
+    def copy_rows(self, first: int, columns: tuple[slice, ...], into: Tensor) -> None:
+        """Fills `into` with as many rows, of which it wants these columns. Converts to its dtype."""
+        if into.is_contiguous() and into.device.type == "cpu" and (into.dtype, into.shape[1:]) == (self.dtype, self.shape[1:]):
+            self.file.read_into(into, self.start + first * (into.nbytes // max(1, len(into))))
+            return
+        for begin, block in self.rows(first, first + len(into)):
+            into[begin - first : begin - first + len(block)].copy_(block[(slice(None), *columns)])
+
     def whole(self) -> Tensor:
         tensor = torch.empty(self.shape, dtype=self.dtype)
         self.file.read_into(tensor, self.start)

@@ -50,22 +50,23 @@ def entry_of(rule: Rule) -> Entry:
     return Entry(rule, theirs, ours)
 
 
-def cut(name: str, whole: Tensor, places: Sequence[int], axis: int) -> list[Piece]:
+def cut(name: str, whole: Tensor, places: Sequence[int], axis: int, dtype: torch.dtype) -> list[Piece]:
     """Empty pieces between these places, which need not be equal."""
     pieces = []
     for first, stop in pairwise(places):
         offset, shape = [0] * whole.dim(), list(whole.shape)
         if whole.dim() > axis:
             offset[axis], shape[axis] = first, stop - first
-        pieces.append(Piece(name, torch.full(shape, torch.nan), tuple(whole.shape), tuple(offset)))
+        pieces.append(Piece(name, torch.full(shape, torch.nan, dtype=dtype), tuple(whole.shape), tuple(offset)))
     return pieces
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("block_bytes", [1, 40, tensor_file.BLOCK_BYTES])
 @pytest.mark.parametrize("places, axis", [((0, 6), 0), ((0, 1, 6), 0), ((0, 1, 3, 4), 1)], ids=["whole", "rows", "columns"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_slice(
-    case: str, places: Sequence[int], axis: int, block_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, places: Sequence[int], axis: int, block_bytes: int, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensor_file, "BLOCK_BYTES", block_bytes)
     rule, shapes = CASES[case]
@@ -74,14 +75,16 @@ def test_every_slice(
     save_file(theirs, tmp_path / "model.safetensors")
     wholes = dict(zip(entry.ours, rule.join(list(theirs.values())), strict=True))
     held = {
-        name: Holding(name, tuple(whole.shape), cut(name, whole, (*places[:-1], whole.shape[axis] if whole.dim() > axis else 1), axis))
+        name: Holding(
+            name, tuple(whole.shape), cut(name, whole, (*places[:-1], whole.shape[axis] if whole.dim() > axis else 1), axis, dtype)
+        )
         for name, whole in wholes.items()
     }
     stored = stored_tensors(tmp_path / "model.safetensors")
     fill(entry, [stored[name] for name in entry.theirs], held)
     for name, holding in held.items():
         for piece in holding.pieces:
-            assert torch.equal(piece.tensor, wholes[name][piece.slices]), (name, piece.offset)
+            assert torch.equal(piece.tensor, wholes[name][piece.slices].to(dtype)), (name, piece.offset)
 
 
 def test_padding_that_reaches_over_a_whole_piece_is_zero(tmp_path: Path) -> None:
