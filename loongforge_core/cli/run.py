@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from loongforge_core.cli.launched import Place, launched
-from loongforge_core.config.check import load_composition
+from loongforge_core.config.check import load_composition, missing_backends
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import ConfigError, InputError, Issue
 from loongforge_core.registry.registry import Registry
@@ -87,13 +87,16 @@ def checked(args: argparse.Namespace, registry: Registry, *, world_size: int, ne
     overrides = [*args.overrides, *(() if needs_data else WITHOUT_DATA)]
     load = partial(load_composition, args.config, overrides, registry=registry, config_dirs=[Path(path) for path in args.config_dir])
     try:
-        return load(world_size=world_size)
+        composition = load(world_size=world_size)
     except ConfigError as error:
         if world_size > 1:
             raise
-        load()  # raises what is wrong whatever the number of processes
+        load(world_size=None)  # raises what is wrong whatever the number of processes
         hint = Issue("this is one process; --nproc N starts several on this machine, torchrun or srun on many")
         raise ConfigError([*error.issues, hint]) from error
+    if missing := missing_backends(composition):
+        raise ConfigError(missing)
+    return composition
 
 
 def prepare_to_fork(number: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from loongforge_core.config.composition import Slot
-from loongforge_core.config.layout_rules import GLOBAL_BATCH, MICRO_BATCH, PROCESSES, RULES, Job, Problem
+from loongforge_core.config.layout_rules import PROCESSES, RULES, Job, Problem, batch, processes
 from loongforge_core.config.sentences import Findings
 from loongforge_core.config.settings import RunSettings
 
 __all__ = ["check_layout"]
+
+RuleAndKey = tuple[str, str]
 
 
 def check_layout(
@@ -26,33 +28,33 @@ def check_layout(
         findings.add(key, "; ".join(problem.message for problem in together) + ways_out(job, found, key))
 
 
-def problems(job: Job) -> dict[tuple[str, str], Problem]:
-    """By rule and key."""
+def problems(job: Job) -> dict[RuleAndKey, Problem]:
     return {(rule.__name__, problem.key): problem for rule in RULES for problem in rule(job)}
 
 
-def ways_out(job: Job, found: Mapping[tuple[str, str], Problem], key: str) -> str:
+def ways_out(job: Job, found: Mapping[RuleAndKey, Problem], key: str) -> str:
     """`; nearest valid: 2, or KEY 3`: values that mend everything that is wrong with the key."""
     others = {name for name, problem in found.items() if problem.key != key}
     tried: dict[str, Iterable[int]] = {}
     for problem in found.values():
         if problem.key == key:
             tried = {**problem.fixes, **tried}
-    values = {fix: nearest(job, fix, candidates, others) for fix, candidates in tried.items()}
+    tolerated = {processes.__name__, batch.__name__} - {rule for rule, _ in found.keys() - others}
+    values = {fix: nearest(job, fix, candidates, others, tolerated) for fix, candidates in tried.items()}
     named = [name_value(fix, value, key) for fix, value in values.items() if value is not None]
     return f"; nearest valid: {', or '.join(named)}" if named else ""
 
 
-def nearest(job: Job, key: str, candidates: Iterable[int], others: Collection[tuple[str, str]]) -> int | None:
-    """The first that leaves nothing wrong but what is wrong elsewhere; else the first whose new trouble is only with the batch."""
+def nearest(job: Job, key: str, candidates: Iterable[int], others: Collection[RuleAndKey], tolerated: Collection[str]) -> int | None:
+    """The first that leaves nothing wrong but what is wrong elsewhere; else the first that breaks only rules that are tolerated."""
     second_best = None
     for value in candidates:
-        new = {name: problem for name, problem in problems(job.changed(key, value)).items() if name not in others}
+        new = {rule for rule, problem_key in problems(job.changed(key, value)).keys() - others}
         if not new:
             return value
-        if second_best is None and all(problem.key == GLOBAL_BATCH for problem in new.values()):
+        if second_best is None and new <= set(tolerated):
             second_best = value
-    return second_best if key not in (GLOBAL_BATCH, MICRO_BATCH) else None
+    return second_best
 
 
 def name_value(fix: str, value: int, key: str) -> str:

@@ -14,7 +14,7 @@ from loongforge_core.config.composition import FOUNDATION, Slot, encoder_slot, p
 from loongforge_core.config.layout import processes_needed, replicas, tensor_size
 from loongforge_core.config.settings import ParallelSettings, RunSettings
 
-__all__ = ["GLOBAL_BATCH", "MICRO_BATCH", "PROCESSES", "RULES", "Job", "Problem"]
+__all__ = ["PROCESSES", "RULES", "Job", "Problem", "batch", "processes"]
 
 TENSOR = "parallel.tensor_model_parallel_size"
 PIPELINE = "parallel.pipeline_model_parallel_size"
@@ -219,8 +219,6 @@ def overlaps(job: Job) -> Iterator[Problem]:
     missing = " and ".join(f"{name}: true" for name, is_on in needed.items() if not is_on)
     if parallel.overlap_param_gather and missing:
         yield Problem("parallel.overlap_param_gather", f"true needs {missing} beside it")
-    if parallel.ddp_bucket_size is not None and not parallel.overlap_grad_reduce:
-        yield Problem("parallel.ddp_bucket_size", "without overlap_grad_reduce all gradients are reduced at once; leave this out")
 
 
 def processes(job: Job) -> Iterator[Problem]:

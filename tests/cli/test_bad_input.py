@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,36 @@ def test_a_checkpoint_of_another_model(finished: Finished, refused: Callable[...
     overrides = [*finished.overrides(finished.output), "model.foundation.num_layers=1", "--checkpoint", str(finished.output)]
     said = refused("generate", "digits", *overrides, "--prompt", "1+1?")
     assert "num_layers" in said
+
+
+# ------------------------------------------------------------------------------------------------------- layouts that cannot be run
+
+BAD_LAYOUTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "heads": (["--nproc=3", "tensor_model_parallel_size=3"], ["num_attention_heads 4 does not divide by 3: 4 = 1 x 3 + 1"]),
+    "layers": (["--nproc=3", "pipeline_model_parallel_size=3"], ["num_layers 2 of the foundation", "2 < 3", "nearest valid: 2"]),
+    "an encoder": (
+        ["--nproc=4", "tensor_model_parallel_size=4", "image_encoder={layout: tensor, tensor_model_parallel_size: 3}"],
+        ["parallel.image_encoder.tensor_model_parallel_size: 3 is no divisor", "4 = 1 x 3 + 1", "nearest valid: 2"],
+    ),
+    "stages of encoders": (
+        ["--nproc=3", "pipeline_model_parallel_size=3", "encoder_pipeline_model_parallel_size=2"],
+        ["more than one stage of encoders is not there yet", "nearest valid: 1"],
+    ),
+    "processes": (
+        ["tensor_model_parallel_size=2"],
+        ["= 2 processes, and the world size 1", "nearest valid: 1, or 2 processes", "--nproc N"],
+    ),
+    "a batch": (["--nproc=2"], ["128 x 2 data-parallel replicas = 256", "nearest valid: 256, or train.micro_batch_size 64"]),
+}
+
+
+@pytest.mark.parametrize(("given", "messages"), BAD_LAYOUTS.values(), ids=BAD_LAYOUTS)
+def test_a_layout_that_cannot_be_run(refused: Callable[..., str], tmp_path: Path, given: Sequence[str], messages: Sequence[str]) -> None:
+    overrides = [text if text.startswith("--") else f"parallel.{text}" for text in given]
+    said = refused("train", "digits", f"output_dir={tmp_path / 'out'}", *overrides)
+    for message in messages:
+        assert message in said
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------ how it is started

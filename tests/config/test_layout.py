@@ -203,7 +203,6 @@ BAD = {
         "parallel.overlap_param_gather",
         "needs overlap_grad_reduce: true beside it",
     ),
-    "buckets of nothing": Bad({"parallel.ddp_bucket_size": 100}, "parallel.ddp_bucket_size", "without overlap_grad_reduce"),
     # processes
     "too few processes": Bad(
         {TENSOR: 2, WORLD: 1}, TENSOR, "tensor_model_parallel_size 2 = 2 processes, and the world size 1", {TENSOR: 1, WORLD: 2}
@@ -239,6 +238,13 @@ def test_every_value_that_is_named_is_accepted(registry: Registry, bad: Bad) -> 
     ((key, message),) = said_of(registry, bad.changes).items()
     for named, value in named_as_valid(key, message):
         assert said_of(registry, {**bad.changes, **written(bad.changes, named, value)}) == {}
+
+
+def test_a_value_is_named_although_processes_or_batch_must_follow(registry: Registry) -> None:
+    stages = said_of(registry, {PIPELINE: 5, WORLD: 5})[PIPELINE]
+    assert stages.endswith("12 = 2 x 5 + 2; nearest valid: 4, or parallel.num_layers_in_last_pipeline_stage 4")
+    ranks = said_of(registry, {TENSOR: 8, WORLD: 14, MICRO: 24})[TENSOR]
+    assert ranks.endswith("the world size 14 is no multiple of 8; nearest valid: 2"), "7 copies, of which each needs a micro-batch"
 
 
 def named_as_valid(key: str, message: str) -> Iterator[tuple[str, int]]:
@@ -281,7 +287,7 @@ GOOD: dict[str, Changes] = {
     "the encoders' stage, and a last one with all": {PIPELINE: 2, ENCODER_STAGES: 1, LAST: 12},
     "split optimizer": {"parallel.use_distributed_optimizer": True, WORLD: 1},
     "overlap": {f"parallel.{name}": True for name in ("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather")},
-    "overlap of gradients alone": {"parallel.overlap_grad_reduce": True, "parallel.ddp_bucket_size": 100},
+    "overlap of gradients alone": {"parallel.overlap_grad_reduce": True},
     "no language model": {TENSOR: 2, "model.foundation": None, "model.audio_encoder": None, WORLD: 4},
     "replicas": {TENSOR: 2, WORLD: 8, MICRO: 6},
 }
