@@ -27,7 +27,15 @@ from torch import Tensor, distributed
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.parallel.groups import local_device
 
-__all__ = ["Stored", "load_objects", "model_state", "optimizer_state", "set_steps_of_adam", "steps_of_adam", "stored_tensors"]
+__all__ = [
+    "Stored",
+    "load_objects",
+    "model_state",
+    "optimizer_state",
+    "set_steps_of_adam",
+    "steps_of_adam",
+    "stored_tensors",
+]
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,7 @@ def boxes_of(
                 local_shape=size,
                 global_shape=tuple(part.global_shape),
                 global_offset=place,
-                axis_fragmentations=None,  # boxes of any size, which torch checks for gaps and overlaps
+                axis_fragmentations=None,  # boxes of any size; torch refuses gaps and overlaps
                 replica_id=part.replica_id if replica is None else replica,
             ),
             stored.rows,
