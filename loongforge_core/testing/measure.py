@@ -1,0 +1,225 @@
+"""What one rank of a layout computes, to be compared: weights, gradients, losses, and who owns what."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, distributed
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.config.settings import EncoderLayout, ParallelSettings, RunSettings
+from loongforge_core.model.batch import Batch
+
+if TYPE_CHECKING:
+    from loongforge_core.train.step import Trainer
+
+__all__ = ["Layout", "Measured", "Part", "measure", "measure_steps", "share", "trainer_in"]
+
+BUCKET_SIZE = 2_000
+"""So that small models have several buckets too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A layout in few words; `settings` says it in those of `parallel:` and `train:`."""
+
+    data: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    sequence_parallel: bool = False
+    first_stage: int | None = None
+    """Decoder layers of the first pipeline stage."""
+    last_stage: int | None = None
+    encoder_stage: bool = False
+    """The first pipeline stage holds no decoder layer."""
+    encoders: Mapping[str, int] = field(default_factory=dict)
+    """Tensor size of encoder slots; those that are not named are replicated."""
+    optimizer: Literal["whole", "distributed", "overlapped"] = "whole"
+    """`overlapped`: distributed, with gradients reduced and weights gathered while passes go on."""
+    recompute: Literal["none", "selective", "full"] = "none"
+
+    @property
+    def world_size(self) -> int:
+        return self.data * self.tensor * self.pipeline
+
+    def __str__(self) -> str:
+        sizes = [f"{name} {size}" for name in ("data", "tensor", "pipeline") if (size := getattr(self, name)) > 1]
+        extras = [
+            "sequence parallelism" if self.sequence_parallel else "",
+            f"{self.first_stage} layers first" if self.first_stage is not None else "",
+            f"{self.last_stage} layers last" if self.last_stage is not None else "",
+            "an encoder stage" if self.encoder_stage else "",
+            *(f"{slot} on {size} tensor ranks" for slot, size in self.encoders.items()),
+            "" if self.optimizer == "whole" else f"{self.optimizer} optimizer",
+            "" if self.recompute == "none" else f"{self.recompute} recomputation",
+        ]
+        named = ", ".join(filter(None, extras))
+        return (" x ".join(sizes) or "one process") + (f" with {named}" if named else "")
+
+    def settings(self, run: RunSettings) -> RunSettings:
+        """The same run in this layout."""
+        encoders = {
+            slot: EncoderLayout(layout="tensor", tensor_model_parallel_size=size) if (size := self.encoders.get(slot)) else EncoderLayout()
+            for slot in run.parallel.encoders
+        }
+        parallel = ParallelSettings(
+            tensor_model_parallel_size=self.tensor,
+            pipeline_model_parallel_size=self.pipeline,
+            encoder_pipeline_model_parallel_size=int(self.encoder_stage),
+            num_layers_in_first_pipeline_stage=self.first_stage,
+            num_layers_in_last_pipeline_stage=self.last_stage,
+            sequence_parallel=self.sequence_parallel,
+            use_distributed_optimizer=self.optimizer != "whole",
+            overlap_grad_reduce=self.optimizer == "overlapped",
+            overlap_param_gather=self.optimizer == "overlapped",
+            ddp_bucket_size=BUCKET_SIZE,
+            encoders=encoders,
+        )
+        return run.model_copy(update={"parallel": parallel, "train": run.train.model_copy(update={"recompute": self.recompute})})
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a rank holds of a tensor."""
+
+    name: str
+    """The slot, then the global name."""
+    offset: tuple[int, ...]
+    value: Tensor
+    rows: int | None
+    """Of the whole tensor without vocabulary padding; None where it has none."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One rank's numbers."""
+
+    initial: tuple[Part, ...]
+    gradients: tuple[Part, ...]
+    """Of the first step's mean loss."""
+    final: tuple[Part, ...]
+    losses: tuple[float, ...]
+    grad_norms: tuple[float, ...]
+    learning_rates: tuple[float, ...]
+    data_rank: int
+    sizes: Mapping[str, int]
+    """Values of each whole tensor of which something is here, vocabulary padding included, by the names of the parts."""
+    counted: Counter[str]
+    """How many of them this rank counts in the gradient norm."""
+    stored: Counter[str]
+    """How many it stores in a checkpoint."""
+
+
+def measure(composition: Composition, layout: Layout, batches: Sequence[Sequence[Batch]]) -> Measured:
+    """This rank's numbers, in a fresh process of the right number of them."""
+    trainer = trainer_in(composition, layout)
+    return measure_steps(trainer, [share(step, trainer.groups.dp.rank(), layout.data) for step in batches])
+
+
+def measure_steps(trainer: Trainer, shares: Sequence[Sequence[Batch]]) -> Measured:
+    """A pass over this rank's share of the first global batch for its gradients, then a step on each."""
+    initial = parts(trainer)
+    gradients = gradients_of(trainer, shares[0])
+    results = [trainer.step(each) for each in shares]
+    trainer.gather_weights()
+    return Measured(
+        initial=initial,
+        gradients=gradients,
+        final=parts(trainer),
+        losses=tuple(result.loss or 0.0 for result in results),
+        grad_norms=tuple(result.grad_norm or 0.0 for result in results),
+        learning_rates=tuple(result.learning_rate for result in results),
+        data_rank=trainer.groups.dp.rank(),
+        **ownership(trainer),
+    )
+
+
+def trainer_in(composition: Composition, layout: Layout) -> Trainer:
+    """The composition on this rank of a layout, with the initial weights that its seed gives."""
+    from loongforge_core.model.provider import OmniModelProvider
+    from loongforge_core.parallel.groups import initialise_groups
+    from loongforge_core.registry.registry import Registry
+    from loongforge_core.train.step import build_trainer
+
+    composition = replace(composition, run=layout.settings(composition.run))
+    initialise_groups(composition.run.parallel, seed=composition.run.train.seed)
+    registry = Registry.discover()
+    for slot in composition.slots.values():
+        if slot.spec not in [published.spec for published in registry.components(slot.spec.kind)]:
+            registry.register(slot.spec)  # a test's own
+    return build_trainer(composition, [OmniModelProvider(composition=composition, registry=registry)()])
+
+
+def share(micro_batches: Sequence[Batch], rank: int, size: int) -> Sequence[Batch]:
+    per_rank, rest = divmod(len(micro_batches), size)
+    assert not rest, f"{len(micro_batches)} micro-batches cannot be shared by {size} data-parallel ranks"
+    return micro_batches[rank * per_rank : (rank + 1) * per_rank]
+
+
+def gradients_of(trainer: Trainer, micro_batches: Sequence[Batch]) -> tuple[Part, ...]:
+    """Gradients take the place of the weights while their parts are copied: so what names and cuts weights serves them too."""
+    for chunk in trainer.chunks:
+        chunk.zero_grad_buffer()
+    trainer.forward_backward(micro_batches)
+    gather_reduced(trainer)
+    trained = [parameter for model in trainer.models for parameter in model.parameters() if parameter.requires_grad]
+    kept = [parameter.detach().clone() for parameter in trained]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.copy_(parameter.main_grad)  # type: ignore[attr-defined]
+        found = parts(trainer)
+        for parameter, weight in zip(trained, kept, strict=True):
+            parameter.copy_(weight)
+    return found
+
+
+def gather_reduced(trainer: Trainer) -> None:
+    """Of the distributed optimizer every data-parallel rank has reduced only its share of the gradients."""
+    if not trainer.composition.run.parallel.use_distributed_optimizer:
+        return
+    group = trainer.groups.dp_cp
+    for bucket in (bucket for chunk in trainer.chunks for buffer in chunk.buffers for bucket in buffer.buckets):
+        own = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
+        distributed.all_gather_into_tensor(bucket.grad_data, own, group=group)
+
+
+def parts(trainer: Trainer) -> tuple[Part, ...]:
+    """Copies of everything that this rank holds."""
+    from loongforge_core.parallel.bookkeeping import pieces
+
+    return tuple(
+        Part(f"{slot}.{piece.name}", piece.offset, piece.tensor.clone(), component.published_rows(piece.name))
+        for model in trainer.models
+        for slot, component in model.components().items()
+        for piece in pieces(component)
+    )
+
+
+def ownership(trainer: Trainer) -> dict[str, Any]:
+    """Of every parameter here: how large it is as a whole, how many of its values this rank counts, and how many it stores."""
+    from megatron.core.dist_checkpointing.dict_utils import nested_values
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, apply_factories, is_main_replica
+    from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+    from megatron.core.transformer.module import param_is_not_shared
+
+    sizes: dict[str, int] = {}
+    counted: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
+    for model in trainer.models:
+        for slot, component in model.components().items():
+            described = component.sharded_state_dict()
+            for part in nested_values(described):
+                if isinstance(part, ShardedTensor | ShardedTensorFactory) and isinstance(part.data, torch.nn.Parameter):
+                    is_counted = param_is_not_shared(part.data) and param_is_not_tensor_parallel_duplicate(part.data)
+                    counted[f"{slot}.{part.key}"] += part.data.numel() * is_counted
+            apply_factories(described)
+            for part in nested_values(described):
+                if isinstance(part, ShardedTensor) and (name := f"{slot}.{part.key}") in counted:
+                    sizes[name] = math.prod(part.global_shape)
+                    stored[name] += part.data.numel() * is_main_replica(part.replica_id)
+    return {"sizes": sizes, "counted": counted, "stored": stored}
