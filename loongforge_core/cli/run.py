@@ -51,7 +51,7 @@ def run(command: str, args: argparse.Namespace, *, needs_data: bool = True) -> i
         return run_launched(command, args, place, needs_data=needs_data)
     number = args.nproc or 1
     registry = Registry.discover()
-    composition = checked(args, registry, world_size=number, needs_data=needs_data)
+    composition = checked(command, args, registry, world_size=number, needs_data=needs_data)
     if sys.stderr.isatty():
         note(f"{composition.name}: loading torch and Megatron-Core ...")
     if number > 1:
@@ -76,16 +76,23 @@ def run_launched(command: str, args: argparse.Namespace, place: Place, *, needs_
     with processes.joined(place, debug=getattr(args, "debug", False)) as job:
         registry = Registry.discover()
         job.require_same_plugins(registry)
-        composition = checked(args, registry, world_size=place.world_size, needs_data=needs_data)
+        composition = checked(command, args, registry, world_size=place.world_size, needs_data=needs_data)
         from loongforge_core.cli import model_commands
 
         return job.run(partial(getattr(model_commands, command), args, registry, composition), composition)
 
 
-def checked(args: argparse.Namespace, registry: Registry, *, world_size: int, needs_data: bool) -> Composition:
+def checked(command: str, args: argparse.Namespace, registry: Registry, *, world_size: int, needs_data: bool) -> Composition:
     """The composition, in a layout that fits the number of processes. Raises ConfigError with all that is wrong."""
     overrides = [*args.overrides, *(() if needs_data else WITHOUT_DATA)]
-    load = partial(load_composition, args.config, overrides, registry=registry, config_dirs=[Path(path) for path in args.config_dir])
+    load = partial(
+        load_composition,
+        args.config,
+        overrides,
+        registry=registry,
+        config_dirs=[Path(path) for path in args.config_dir],
+        purpose="train" if command == "train" else "other",
+    )
     try:
         composition = load(world_size=world_size)
     except ConfigError as error:

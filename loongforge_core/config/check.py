@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from loongforge_core.component import BackboneConfig, ComponentSpec, RecipeConfig
 from loongforge_core.config.composition import FOUNDATION, Composition, Slot, encoder_slot, projector_slot
 from loongforge_core.config.layout_check import check_layout
+from loongforge_core.config.layout_rules import Purpose
 from loongforge_core.config.library import Library
 from loongforge_core.config.paths import locate_run, locate_slots
 from loongforge_core.config.provenance import Provenance
@@ -35,16 +36,19 @@ def load_composition(
     registry: Registry,
     config_dirs: Sequence[Path] = (),
     world_size: int | None = 1,
+    purpose: Purpose = "train",
 ) -> Composition:
     """The composition of a YAML file, or of a published name, with overrides in Hydra's syntax.
 
     Raises ConfigError with everything that is wrong. `world_size` is the number of processes of the run; None leaves the layout
-    unchecked against it.
+    unchecked against it. Where the purpose is not to train, neither is the batch.
     """
     from loongforge_core.config.compose import compose_tree  # Hydra is slow to import
 
     composed = compose_tree(config, overrides, Library.of(config, registry.config_folders, config_dirs))
-    return composition_from(composed.tree, registry, name=composed.name, provenance=composed.provenance, world_size=world_size)
+    return composition_from(
+        composed.tree, registry, name=composed.name, provenance=composed.provenance, world_size=world_size, purpose=purpose
+    )
 
 
 def composition_from(
@@ -54,6 +58,7 @@ def composition_from(
     name: str = "composition",
     provenance: Provenance | None = None,
     world_size: int | None = 1,
+    purpose: Purpose = "train",
 ) -> Composition:
     """The composition of a tree of plain data, such as YAML gives. Raises ConfigError with everything that is wrong."""
     findings = Findings(provenance or Provenance())
@@ -65,7 +70,7 @@ def composition_from(
     run = _run({key: value for key, value in tree.items() if key != "model"}, sections, slots, registry, findings)
     run = _check_run(run, sections, slots, registry, findings)
     resolved = {"model": _resolved_model(recipe, slots), **_resolved_run(run)} if recipe else {}
-    check_layout(run, slots, world_size, findings, filled=sections)
+    check_layout(run, slots, world_size, findings, filled=sections, purpose=purpose)
     run, slots = locate_run(run, registry, findings), locate_slots(slots, registry, findings)
     if recipe is not None:
         composition = Composition(name=name, slots=slots, recipe=recipe[0], recipe_config=recipe[1], run=run, resolved=resolved)

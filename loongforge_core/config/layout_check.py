@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from loongforge_core.config.composition import Slot
-from loongforge_core.config.layout_rules import PROCESSES, RULES, Job, Problem, batch, processes
+from loongforge_core.config.layout_rules import PROCESSES, RULES, Job, Problem, Purpose, batch, processes
 from loongforge_core.config.sentences import Findings
 from loongforge_core.config.settings import RunSettings
 
@@ -15,13 +15,19 @@ RuleAndKey = tuple[str, str]
 
 
 def check_layout(
-    run: RunSettings, slots: Mapping[str, Slot], world_size: int | None, findings: Findings, *, filled: Collection[str] = ()
+    run: RunSettings,
+    slots: Mapping[str, Slot],
+    world_size: int | None,
+    findings: Findings,
+    *,
+    filled: Collection[str] = (),
+    purpose: Purpose = "train",
 ) -> None:
     """Notes what is wrong. `world_size` None: how many processes there will be is not known.
 
     `filled` are the names of all slots where some are not in `slots` because they are wrong themselves.
     """
-    job = Job(run, slots, frozenset(filled) | frozenset(slots), world_size)
+    job = Job(run, slots, frozenset(filled) | frozenset(slots), world_size, purpose)
     found = problems(job)
     for key in dict.fromkeys(problem.key for problem in found.values()):
         together = [problem for problem in found.values() if problem.key == key]

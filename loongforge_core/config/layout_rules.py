@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from loongforge_core.component import BackboneConfig
-from loongforge_core.config.composition import FOUNDATION, Slot, encoder_slot, projector_slot
+from loongforge_core.config.composition import FOUNDATION, Slot, projector_slot
 from loongforge_core.config.layout import processes_needed, replicas, tensor_size
 from loongforge_core.config.settings import ParallelSettings, RunSettings
+from loongforge_core.config.slots import slot_kind, slot_modality
 
-__all__ = ["PROCESSES", "RULES", "Job", "Problem", "batch", "processes"]
+__all__ = ["PROCESSES", "RULES", "Job", "Problem", "Purpose", "batch", "processes"]
 
 TENSOR = "parallel.tensor_model_parallel_size"
 PIPELINE = "parallel.pipeline_model_parallel_size"
@@ -23,6 +24,9 @@ FIRST = "parallel.num_layers_in_first_pipeline_stage"
 LAST = "parallel.num_layers_in_last_pipeline_stage"
 GLOBAL_BATCH, MICRO_BATCH = "train.global_batch_size", "train.micro_batch_size"
 PROCESSES = "processes"
+
+Purpose = Literal["train", "other"]
+"""`other` needs no batches."""
 
 MOST = 4096
 """Values above this are not tried."""
@@ -38,6 +42,7 @@ class Job:
     filled: frozenset[str]
     """Names of all slots."""
     world_size: int | None
+    purpose: Purpose
 
     @property
     def foundation(self) -> BackboneConfig | None:
@@ -46,7 +51,7 @@ class Job:
 
     @property
     def has_encoder(self) -> bool:
-        return any(name.endswith(encoder_slot("")) for name in self.filled)
+        return any(slot_kind(name) == "encoder" for name in self.filled)
 
     def changed(self, key: str, value: int) -> Job:
         if key == PROCESSES:
@@ -127,29 +132,28 @@ def sequences_over_tensor_ranks(job: Job) -> Iterator[Problem]:
 
 
 def encoders_over_tensor_ranks(job: Job) -> Iterator[Problem]:
-    parallel = job.run.parallel
-    for name, own in parallel.encoders.items():
-        key, given, whole = (
-            f"parallel.{name}.tensor_model_parallel_size",
-            own.tensor_model_parallel_size,
-            parallel.tensor_model_parallel_size,
-        )
-        if own.layout == "replicate":
-            if given not in (None, 1):
+    for name, own in job.run.parallel.encoders.items():
+        key, size = f"parallel.{name}.tensor_model_parallel_size", own.tensor_model_parallel_size
+        if own.layout == "tensor":
+            if reasons := "; ".join(why_not_split(job, name)):
                 yield Problem(
-                    key, f"got {given}, but layout `replicate` has tensor size 1; expected `layout: tensor` beside it", {key: (1,)}
+                    key, reasons, {key: around(tensor_size(job.run.parallel, name), 1, job.run.parallel.tensor_model_parallel_size)}
                 )
-            continue
-        if given is None and conflicts_of(job, FOUNDATION, whole):
-            continue  # the language model's size, which is wrong itself
-        size = tensor_size(parallel, name)
-        reasons = [
-            reason for slot in (name, projector_slot(name.removesuffix(encoder_slot("")))) if (reason := conflicts_of(job, slot, size))
-        ]
-        if whole % size and not conflicts_of(job, FOUNDATION, whole):
-            reasons.insert(0, f"{size} is no divisor of the language model's tensor_model_parallel_size {whole}: {division(whole, size)}")
-        if reasons:
-            yield Problem(key, "; ".join(reasons), {key: around(size, 1, whole)})
+        elif size not in (None, 1):
+            yield Problem(key, f"got {size}, but layout `replicate` has tensor size 1; expected `layout: tensor` beside it", {key: (1,)})
+
+
+def why_not_split(job: Job, encoder: str) -> Iterator[str]:
+    """Of an encoder and its projector, on tensor ranks of their own; what follows from a wrong size of the language model's is not said."""
+    parallel = job.run.parallel
+    size, whole = tensor_size(parallel, encoder), parallel.tensor_model_parallel_size
+    is_sound = not conflicts_of(job, FOUNDATION, whole)
+    if whole % size and is_sound:
+        yield f"{size} is no divisor of the language model's tensor_model_parallel_size {whole}: {division(whole, size)}"
+    if is_sound or parallel.encoders[encoder].tensor_model_parallel_size is not None:
+        for name in (encoder, projector_slot(slot_modality(encoder))):
+            if conflicts := conflicts_of(job, name, size):
+                yield conflicts
 
 
 def division(whole: int, parts: int) -> str:
@@ -232,7 +236,7 @@ def processes(job: Job) -> Iterator[Problem]:
         largest = max(sizes, key=lambda name: sizes[name])
         named = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
         below = world_size - rest
-        multiples = sorted([below, below + needed][not below :], key=lambda number: abs(number - world_size))
+        multiples = sorted(filter(None, (below, below + needed)), key=lambda number: abs(number - world_size))
         yield Problem(
             f"parallel.{largest}",
             f"{named} = {needed} processes, and the world size {world_size} is no multiple of {needed}",
@@ -246,10 +250,11 @@ def sizes_of(parallel: ParallelSettings) -> Mapping[str, int]:
 
 
 def batch(job: Job) -> Iterator[Problem]:
-    """Every copy of the model gets the same number of micro-batches."""
-    if any(processes(job)):
+    """Every copy of the model gets the same number of micro-batches. How many copies there are is not known where processes do not fit."""
+    if job.purpose != "train":
         return
-    train, copies = job.run.train, replicas(job.run.parallel, job.world_size or 1)
+    train, fits = job.run.train, not any(processes(job)) and not any(not_there_yet(job))
+    copies = replicas(job.run.parallel, job.world_size) if job.world_size and fits else 1
     samples, step = train.global_batch_size, train.micro_batch_size * copies
     if rest := samples % step:
         below = samples - rest
@@ -258,7 +263,7 @@ def batch(job: Job) -> Iterator[Problem]:
             GLOBAL_BATCH,
             f"{samples} is no multiple of micro_batch_size {train.micro_batch_size}{ranks} = {step}",
             {
-                GLOBAL_BATCH: sorted([below, below + step][not below :], key=lambda size: abs(size - samples)),
+                GLOBAL_BATCH: sorted(filter(None, (below, below + step)), key=lambda size: abs(size - samples)),
                 MICRO_BATCH: [size for size in around(train.micro_batch_size, 1, samples) if samples % (size * copies) == 0],
             },
         )

@@ -315,6 +315,12 @@ def test_all_is_said_at_once_and_nothing_that_only_follows(registry: Registry) -
     assert re.search(r"5: 12 = 2 x 5 \+ 2; .* no multiple of 5; nearest valid: 4$", both[TENSOR])
 
 
+def test_the_batch_does_not_matter_where_nothing_is_trained(registry: Registry) -> None:
+    composition_from(tree({MICRO: 5}), registry, world_size=7, purpose="other")
+    with pytest.raises(ConfigError, match="the world size 7 is no multiple of 2"):
+        composition_from(tree({MICRO: 5, TENSOR: 2}), registry, world_size=7, purpose="other")
+
+
 def test_of_a_slot_that_is_wrong_itself_nothing_more_is_said(registry: Registry) -> None:
     assert set(said_of(registry, {"model.foundation.hidden_size": "wide", PIPELINE: 2, ENCODER_STAGES: 1, TENSOR: 5})) == {
         "model.foundation.hidden_size"
