@@ -19,7 +19,7 @@ from loongforge_core.layers.interfaces import Backbone, BuildContext, Component,
 from loongforge_core.model.auto import AutoModel
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.encoder import OmniEncoderModel
-from loongforge_core.model.freeze import freeze
+from loongforge_core.model.freeze import check_patterns, freeze
 from loongforge_core.parallel.bookkeeping import mark_owned
 from loongforge_core.parallel.global_state import global_groups
 from loongforge_core.parallel.groups import component_groups, encoder_groups, local_device
@@ -58,7 +58,10 @@ class OmniModelProvider:
             mark_owned(component)
         if context.device.type != "meta":
             initialise(model.components(), seed=settings.train.seed)
-        freeze(model.components(), {name: slot.settings for name, slot in self.composition.slots.items()})
+        slots = {name: slot.settings for name, slot in self.composition.slots.items()}
+        if context.stage == PipelineStage():  # else all stages together know whether a pattern matches anything
+            check_patterns([model.components()], slots)
+        freeze(model.components(), slots)
         return model
 
     def build(self, context: BuildContext) -> OmniCombinationModel:

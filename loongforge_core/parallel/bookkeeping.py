@@ -28,7 +28,17 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
-__all__ = ["LAYER_BY_LAYER", "Piece", "describe_copy", "mark_owned", "number_copies", "owned_parameters", "pieces", "sharded_state_dict"]
+__all__ = [
+    "LAYER_BY_LAYER",
+    "Piece",
+    "describe_copy",
+    "described_parameters",
+    "mark_owned",
+    "number_copies",
+    "owned_parameters",
+    "pieces",
+    "sharded_state_dict",
+]
 
 LAYER_BY_LAYER = {"non_homogeneous_layers": True}
 """Megatron's metadata for naming every layer by its number, instead of one stacked tensor of all layers."""
@@ -56,23 +66,29 @@ def describe_copy(described: Mapping[str, Any], name: str, original: str) -> Non
     part.replica_id = (replica(part)[0] + 1, *replica(part)[1:])
 
 
+def described_parameters(module: Any) -> Iterator[Any]:
+    """What `sharded_state_dict` says of every parameter of a component: `data`, the parameter, and `key`, its name in the whole model."""
+    for part in nested_values(module.sharded_state_dict()):
+        if isinstance(part, ShardedTensor | ShardedTensorFactory) and isinstance(part.data, nn.Parameter):
+            yield part
+
+
 def mark_owned(module: Any) -> None:
     """Marks every parameter of a component for Megatron's gradient norm, so that it is counted once.
 
     Megatron's layers mark split tensors themselves, but only while they draw initial values, which ours do not; and a layer with tensor
     size 1 marks its parameters as split too.
     """
-    for part in nested_values(module.sharded_state_dict()):
-        if isinstance(part, ShardedTensor | ShardedTensorFactory) and isinstance(part.data, nn.Parameter):
-            # Megatron counts what is split over tensor ranks everywhere, and of that what is not shared.
-            part.data.tensor_model_parallel = True  # type: ignore[attr-defined]
-            part.data.shared = any(replica(part)[:-1])  # type: ignore[attr-defined]
+    for part in described_parameters(module):
+        # Megatron counts what is split over tensor ranks everywhere, and of that what is not shared.
+        part.data.tensor_model_parallel = True
+        part.data.shared = any(replica(part)[:-1])
 
 
 def owned_parameters(module: Any) -> Iterator[tuple[nn.Parameter, int]]:
     """The parameters of a component whose first copy is on this rank, and how many values of each are not vocabulary padding."""
-    for part in nested_values(module.sharded_state_dict()):
-        if isinstance(part, ShardedTensor | ShardedTensorFactory) and isinstance(part.data, nn.Parameter) and not any(replica(part)):
+    for part in described_parameters(module):
+        if not any(replica(part)):
             rows = module.published_rows(part.key)
             padding = 0 if rows is None else max(0, part.global_offset[0] + part.data.shape[0] - max(rows, part.global_offset[0]))
             yield part.data, part.data.numel() - padding * part.data[0].numel()

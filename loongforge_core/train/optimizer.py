@@ -10,14 +10,14 @@ import torch
 from megatron.core.optimizer import OptimizerConfig, ParamKey, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamPredicate
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-from torch import Tensor
+from torch import Tensor, distributed
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.config.settings import RunSettings, SlotSettings, TrainSettings
 from loongforge_core.errors import ConfigError, Issue
 from loongforge_core.model.combination import OmniCombinationModel
 
-__all__ = ["ParameterGroup", "build_optimizer", "build_scheduler", "parameter_groups"]
+__all__ = ["ParameterGroup", "build_optimizer", "build_scheduler", "parameter_groups", "require_training"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ParameterGroup:
 
 
 def parameter_groups(composition: Composition, models: Sequence[OmniCombinationModel]) -> list[ParameterGroup]:
-    """Two groups per slot: matrices decay, vectors (biases, norms) do not. Raises ConfigError where nothing trains."""
+    """Two groups per slot: matrices decay, vectors (biases, norms) do not. None where nothing trains in these stages."""
     groups = []
     for model in models:
         for slot, component in model.components().items():
@@ -44,10 +44,17 @@ def parameter_groups(composition: Composition, models: Sequence[OmniCombinationM
             ):
                 if parameters:
                     groups.append(ParameterGroup(slot, lr, decay, parameters))
-    if not groups:
+    return groups
+
+
+def require_training(composition: Composition, groups: Sequence[ParameterGroup], ranks: Any) -> None:
+    """Raises ConfigError where no rank of the process group `ranks` has anything to train."""
+    trains = [bool(groups)] * ranks.size()
+    if ranks.size() > 1:
+        distributed.all_gather_object(trains, bool(groups), group=ranks)
+    if not any(trains):
         frozen = [Issue(f"freeze: {slot.settings.freeze}", f"model.{name}") for name, slot in composition.slots.items()]
         raise ConfigError([Issue("nothing trains: every parameter is frozen"), *frozen])
-    return groups
 
 
 def slot_rates(slot: SlotSettings, train: TrainSettings) -> tuple[float, float]:

@@ -24,9 +24,10 @@ from loongforge_core.errors import ConfigError, Issue, LoongForgeError
 from loongforge_core.layers.interfaces import Recipe
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.combination import OmniCombinationModel
+from loongforge_core.model.freeze import check_patterns
 from loongforge_core.parallel.groups import component_groups
 from loongforge_core.parallel.overlap import communicate_in_order
-from loongforge_core.train.optimizer import ParameterGroup, build_optimizer, build_scheduler, parameter_groups
+from loongforge_core.train.optimizer import ParameterGroup, build_optimizer, build_scheduler, parameter_groups, require_training
 
 __all__ = ["StepResult", "Trainer", "build_trainer"]
 
@@ -149,7 +150,10 @@ def build_trainer(composition: Composition, models: Sequence[OmniCombinationMode
     if composition.foundation is None:
         raise ConfigError(Issue("an encoder alone has no loss to train on: fill the slot foundation", "model"))
     train = composition.run.train
+    groups = component_groups()
+    check_patterns([model.components() for model in models], {name: slot.settings for name, slot in composition.slots.items()}, groups.pp)
     trained = parameter_groups(composition, models)
+    require_training(composition, trained, groups.mp)
     parallel = composition.run.parallel
     settings = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
@@ -171,5 +175,5 @@ def build_trainer(composition: Composition, models: Sequence[OmniCombinationMode
         parameter_groups=trained,
         optimizer=optimizer,
         scheduler=build_scheduler(optimizer, train),
-        groups=component_groups(),
+        groups=groups,
     )
