@@ -1,6 +1,7 @@
 # make demo     train the digits model on this machine and look at what it learnt
 # make test     everything that is tested, with both Megatron versions
 # make check    what every commit passes: format, lint, types, import contracts, tests
+# make test-layouts   every layout of three kinds of models, with both Megatron versions: a day; SHARD=2/100 does a hundredth of it
 # make bench    speed, as ratios within one run
 
 PYTHON ?= python3
@@ -19,7 +20,10 @@ WITH_NEWER := EXPECT_MEGATRON=$(NEWER) PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
 MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/layouts tests/cli/test_run.py \
 	plugins examples
 
-.PHONY: demo test check format lint types contracts bench install clean
+# Which part of all layouts `make test-layouts` tries: the Kth of N.
+SHARD ?= 1/1
+
+.PHONY: demo test test-layouts check format lint types contracts bench install clean
 
 demo: install
 	$(BIN)/loongforge train digits
@@ -46,6 +50,10 @@ test: $(VENV)/test-tools $(NEWER_FOLDER)/installed
 	$(WITH_OLDER) $(BIN)/python -m pytest -q
 	@echo "Again with Megatron-Core $(NEWER), everything that touches Megatron:"
 	$(WITH_NEWER) $(BIN)/python -m pytest -q $(MEGATRON_TESTS)
+
+test-layouts: $(VENV)/test-tools $(NEWER_FOLDER)/installed
+	$(WITH_OLDER) $(BIN)/python -m pytest -q tests/layouts --all-layouts=$(SHARD)
+	$(WITH_NEWER) $(BIN)/python -m pytest -q tests/layouts --all-layouts=$(SHARD)
 
 check: lint types contracts test
 

@@ -112,7 +112,8 @@ class Trainer:
 
     def totals(self, reports: Sequence[Tensor]) -> tuple[float, int]:
         """Loss and target tokens of the global batch; only the last pipeline stage has reports of its own."""
-        total = torch.stack(list(reports)).sum(0) if reports else torch.zeros(2, dtype=torch.float64)
+        device = next(self.models[0].parameters()).device
+        total = torch.stack(list(reports)).sum(0) if reports else torch.zeros(2, dtype=torch.float64, device=device)
         if self.groups.dp_cp.size() > 1:
             distributed.all_reduce(total, group=self.groups.dp_cp)
         if self.groups.pp.size() > 1:
