@@ -184,7 +184,7 @@ class Backbone(Component[BackboneConfigT]):
         levels: Sequence[Tensor] = (),
     ) -> Tensor:
         """The loss of every token `[b, s]` float32 where labels are given, logits of the whole vocabulary `[b, s, v]` where not;
-        before the last stage, hidden states `[s, b, h]`.
+        before the last stage, hidden states `[s, b, h]` and behind them the levels that later stages add (`layers.levels`).
 
         `decoder_input_sbh` is what `embed` returned, with items merged in; None behind the first stage, whose input arrives by
         `set_input_tensor`. `position_ids` is `[b, s]`, or `[3, b, s]` where `config.position_axes` is 3. Level i, `[s, b, h]` and zero
