@@ -1,6 +1,6 @@
 """`python -m benchmarks`: all of them."""
 
-from benchmarks import commands, train_step
+from benchmarks import checkpoint, combination, commands, import_hf, train_step
 
-commands.main()
-train_step.main()
+for benchmark in (commands, train_step, combination, import_hf, checkpoint):
+    benchmark.main()
