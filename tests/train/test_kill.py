@@ -30,8 +30,8 @@ Event = Literal["started", "saving", "metrics"]
 STEPS = 20
 SEED = 0
 TIMES = ("step_time_s", "tokens_per_s")
-EVENTS: dict[Event, tuple[int, float]] = {"started": (4, 0.8), "metrics": (4, 0.05), "saving": (12, 0.15)}
-"""How many of the instants come after each, and within how many seconds: a checkpoint takes 0.1 s."""
+EVENTS: dict[Event, tuple[int, float]] = {"started": (4, 0.8), "metrics": (4, 0.05), "saving": (12, 0.1)}
+"""How many of the instants come after each, and within how many seconds: a checkpoint takes about 0.1 s."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def test_a_run_killed_at_twenty_instants_gives_the_same_metrics(
         with pytest.raises(RankError, match="status -9"):
             run_ranks(run, world_size, killed.composition, instant)
         while_saving += len(killed.unfinished())
-    assert while_saving >= 4, "hardly any of the instants was within saving any more"
+    assert while_saving >= 3, "hardly any of the instants was within saving any more"
     run_ranks(run, world_size, killed.composition, None)
     assert killed.metrics() == whole.metrics() and len(whole.metrics()) == STEPS
     assert list(checkpoints(killed.output_dir)) == list(range(1, STEPS + 1)) and not killed.unfinished()
