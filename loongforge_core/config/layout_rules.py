@@ -72,16 +72,16 @@ class Problem:
     key: str
     message: str
     fixes: Mapping[str, Iterable[int]] = field(default_factory=dict)
-    """Keys whose change may mend it, with the values to try, the nearest first."""
+    """Keys whose change may mend it, with the values to try, the nearest first. Made when they are tried, since few are."""
 
 
-def around(given: int, lowest: int, highest: int) -> Sequence[int]:
-    """Whole numbers by their distance from `given`, the smaller of two first."""
-    return sorted(range(lowest, min(highest, MOST) + 1), key=lambda value: (abs(value - given), value))
+def around(given: int, lowest: int, highest: int) -> Iterator[int]:
+    """Whole numbers by their distance from `given`, the smaller of two first; at most `MOST`."""
+    yield from sorted(range(lowest, min(highest, MOST) + 1), key=lambda value: (abs(value - given), value))
 
 
-def sizes_around(size: int) -> Sequence[int]:
-    return around(size, 1, 2 * size)
+def divisors_around(given: int, whole: int) -> Iterator[int]:
+    return (size for size in around(given, 1, whole) if whole % size == 0)
 
 
 # --------------------------------------------------------------------------------------------------------------- the rules
@@ -97,7 +97,8 @@ def not_there_yet(job: Job) -> Iterator[Problem]:
 def language_model_over_tensor_ranks(job: Job) -> Iterator[Problem]:
     conflicts = conflicts_of(job, FOUNDATION, size := job.run.parallel.tensor_model_parallel_size)
     if conflicts:
-        yield Problem(TENSOR, conflicts, {TENSOR: sizes_around(size)})
+        fitting = (other for other in around(size, 1, 2 * size) if not conflicts_of(job, FOUNDATION, other))
+        yield Problem(TENSOR, conflicts, {TENSOR: fitting})
 
 
 def conflicts_of(job: Job, name: str, size: int) -> str:
@@ -119,7 +120,7 @@ def vocabulary_over_tensor_ranks(job: Job) -> Iterator[Problem]:
             TENSOR,
             f"vocab_size {rows} of the {FOUNDATION}, cut into {each} row{'s' * (each > 1)} each, leaves none for {idle} of {ranks} ranks: "
             f"{ranks - idle} x {each} >= {rows}",
-            {TENSOR: sizes_around(ranks)},
+            {TENSOR: around(ranks, 1, rows)},
         )
 
 
@@ -132,15 +133,13 @@ def sequences_over_tensor_ranks(job: Job) -> Iterator[Problem]:
 
 
 def encoders_over_tensor_ranks(job: Job) -> Iterator[Problem]:
-    for name, own in job.run.parallel.encoders.items():
-        key, size = f"parallel.{name}.tensor_model_parallel_size", own.tensor_model_parallel_size
-        if own.layout == "tensor":
-            if reasons := "; ".join(why_not_split(job, name)):
-                yield Problem(
-                    key, reasons, {key: around(tensor_size(job.run.parallel, name), 1, job.run.parallel.tensor_model_parallel_size)}
-                )
-        elif size not in (None, 1):
-            yield Problem(key, f"got {size}, but layout `replicate` has tensor size 1; expected `layout: tensor` beside it", {key: (1,)})
+    parallel = job.run.parallel
+    for name, own in parallel.encoders.items():
+        key, written = f"parallel.{name}.tensor_model_parallel_size", own.tensor_model_parallel_size
+        if own.layout == "replicate" and written not in (None, 1):
+            yield Problem(key, f"got {written}, but layout `replicate` has tensor size 1; expected `layout: tensor` beside it", {key: (1,)})
+        elif own.layout == "tensor" and (reasons := "; ".join(why_not_split(job, name))):
+            yield Problem(key, reasons, {key: divisors_around(tensor_size(parallel, name), parallel.tensor_model_parallel_size)})
 
 
 def why_not_split(job: Job, encoder: str) -> Iterator[str]:
@@ -170,7 +169,7 @@ def stage_of_the_encoders(job: Job) -> Iterator[Problem]:
         yield Problem(
             ENCODER_STAGES,
             "the encoders' stage is one of pipeline_model_parallel_size 1, which leaves 1 - 1 = 0 stages for decoder layers",
-            {ENCODER_STAGES: (0,), PIPELINE: range(2, MOST)},
+            {ENCODER_STAGES: (0,), PIPELINE: (2, 3)},
         )
     if stages and parallel.num_layers_in_first_pipeline_stage is not None:
         yield Problem(
@@ -193,27 +192,32 @@ def layers_over_stages(job: Job) -> Iterator[Problem]:
     if job.foundation is None or encoders > 1 or (encoders and (FIRST in given or not job.has_encoder)):
         return
     layers = job.foundation.num_layers
-    others, left = stages - encoders - len(given), layers - sum(given.values())
-    if reason := why_not_shared(layers, given, others, left, balanced=bool(encoders)):
+    if reason := why_not_shared(layers, stages, encoders, given):
         key = next(iter(given), PIPELINE)
-        share = max(1, layers // (stages - encoders))
-        ways = {PIPELINE: sizes_around(stages)}
-        uneven = {name: around(given.get(name, share), 1, layers) for name in (given or {LAST: share})}
+        ways = {PIPELINE: (size for size in around(stages, 1, layers + encoders) if not why_not_shared(layers, size, encoders, given))}
+        uneven = {end: layers_at(end, layers, stages, encoders, given) for end in given or (LAST,)}
         yield Problem(key, reason, {**uneven, **ways} if given else {**ways, **uneven})
 
 
-def why_not_shared(layers: int, given: Mapping[str, int], others: int, left: int, *, balanced: bool) -> str:
-    """Empty where `others` stages can share the `left` of all layers; `balanced`: as evenly as possible."""
+def layers_at(end: str, layers: int, stages: int, encoders: int, given: Mapping[str, int]) -> Iterator[int]:
+    """How many a stage at one end may have, so that the rest can be shared."""
+    likely = given.get(end, max(1, layers // (stages - encoders)))
+    return (size for size in around(likely, 1, layers) if not why_not_shared(layers, stages, encoders, {**given, end: size}))
+
+
+def why_not_shared(layers: int, stages: int, encoders: int, given: Mapping[str, int]) -> str:
+    """Empty where the stages for which nothing is said can share the layers that are left: equally, or evenly beside an encoders' stage."""
+    others, left = stages - encoders - len(given), layers - sum(given.values())
     said = f"num_layers {layers} of the {FOUNDATION}"
     if given:
         said = f"{' + '.join(map(str, given.values()))} of {said}, given to the stages at the ends, leave {left}"
     if others == 0:
         return f"{said}, and there is no other stage; expected 0" if left else ""
-    stages = f"{others} other stage{'s' * (others > 1)}" if given else f"{others} stages"
+    named = f"{others} other stage{'s' * (others > 1)}" if given else f"{others} stages"
     if left < others:
-        return f"{said} for {stages}, where each needs one at least: {left} < {others}"
-    if left % others and not balanced:
-        return f"{said} for {stages}, which share equally: {division(left, others)}"
+        return f"{said} for {named}, where each needs one at least: {left} < {others}"
+    if left % others and not encoders:
+        return f"{said} for {named}, which share equally: {division(left, others)}"
     return ""
 
 
@@ -240,7 +244,7 @@ def processes(job: Job) -> Iterator[Problem]:
         yield Problem(
             f"parallel.{largest}",
             f"{named} = {needed} processes, and the world size {world_size} is no multiple of {needed}",
-            {f"parallel.{largest}": around(sizes[largest], 1, world_size), PROCESSES: multiples},
+            {f"parallel.{largest}": divisors_around(sizes[largest], world_size), PROCESSES: multiples},
         )
 
 
@@ -264,7 +268,7 @@ def batch(job: Job) -> Iterator[Problem]:
             f"{samples} is no multiple of micro_batch_size {train.micro_batch_size}{ranks} = {step}",
             {
                 GLOBAL_BATCH: sorted(filter(None, (below, below + step)), key=lambda size: abs(size - samples)),
-                MICRO_BATCH: [size for size in around(train.micro_batch_size, 1, samples) if samples % (size * copies) == 0],
+                MICRO_BATCH: divisors_around(train.micro_batch_size, samples // copies) if samples % copies == 0 else (),
             },
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -238,6 +239,37 @@ def test_every_value_that_is_named_is_accepted(registry: Registry, bad: Bad) -> 
     ((key, message),) = said_of(registry, bad.changes).items()
     for named, value in named_as_valid(key, message):
         assert said_of(registry, {**bad.changes, **written(bad.changes, named, value)}) == {}
+
+
+def drawn(draw: random.Random) -> Changes:
+    """Several settings at once, small, large and absurd."""
+
+    def size() -> int:
+        return draw.choice([1, 1, 2, 2, 3, 4, 5, 6, 8, 12, 13, 24, 100, 5000, 10**9])
+
+    split = {"layout": "tensor", "tensor_model_parallel_size": size()}
+    possible: dict[str, Any] = {
+        **{key: size() for key in (TENSOR, PIPELINE, FIRST, LAST, WORLD, GLOBAL, MICRO, VOCABULARY, HEADS)},
+        ENCODER_STAGES: draw.choice([1, 1, 2]),
+        AUDIO: draw.choice([{"layout": "tensor"}, split, {"tensor_model_parallel_size": size()}]),
+        LAYERS: 1 + size(),  # the audio encoder emits two levels
+    }
+    return {key: value for key, value in possible.items() if draw.random() < 0.4}
+
+
+def test_every_value_that_is_named_of_drawn_settings_mends_its_key(registry: Registry) -> None:
+    draw, named_values = random.Random(11), 0
+    for _ in range(400):
+        changes = drawn(draw)
+        said = said_of(registry, changes)
+        for key, message in said.items():
+            for named, value in named_as_valid(key, message):
+                named_values += 1
+                after = said_of(registry, {**changes, **written(changes, named, value)})
+                new = {other: text for other, text in after.items() if other not in said or other == key}
+                follows = "is no multiple of"  # processes or batch, which must be adapted then
+                assert all(follows in text for text in new.values()), f"{changes}: {message}, but then: {new}"
+    assert named_values > 400
 
 
 def test_a_value_is_named_although_processes_or_batch_must_follow(registry: Registry) -> None:
