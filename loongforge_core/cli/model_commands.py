@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import distributed
@@ -21,6 +22,7 @@ from loongforge_core.generate.greedy import GreedyDecoder
 from loongforge_core.generate.pictures import draw_loss, draw_predictions
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.parallel.launch import agreed
 from loongforge_core.registry.registry import Registry
 from loongforge_core.train.checkpoint import checkpoints, find_checkpoint, load_model, save_start
 from loongforge_core.train.loop import train as train_model
@@ -86,10 +88,10 @@ def generate(args: argparse.Namespace, registry: Registry, composition: Composit
 
 def import_hf(args: argparse.Namespace, registry: Registry, composition: Composition) -> int:
     """A checkpoint of step 0 whose weights are those of a Hugging Face folder; training goes on from it."""
-    if found := checkpoints(Path(args.output)):
+    if found := agreed(lambda: checkpoints(Path(args.output))):
         raise CheckpointError(f"{args.output} has checkpoints already, up to step {max(found)}; give another --output")
-    model = OmniModelProvider(composition=composition, registry=registry)()
-    import_model(args.folder, model.components(), composition, registry)
+    read = partial(import_model, args.folder, composition=composition, registry=registry)
+    model = OmniModelProvider(composition=composition, registry=registry, fill=read)()
     print(save_start(Path(args.output), [model], composition, registry.fingerprint().splitlines()))
     return 0
 
@@ -97,9 +99,9 @@ def import_hf(args: argparse.Namespace, registry: Registry, composition: Composi
 def export_hf(args: argparse.Namespace, registry: Registry, composition: Composition) -> int:
     """A Hugging Face folder of a checkpoint; without one, of what the slots' `pretrained` folders come to."""
     starts = [name for name, slot in composition.slots.items() if slot.settings.pretrained]
-    if starts and args.checkpoint is None and not checkpoints(Path(composition.run.output_dir)):
-        model = OmniModelProvider(composition=composition, registry=registry)()
-        load_pretrained(model.components(), composition, registry)
+    if starts and args.checkpoint is None and not agreed(lambda: checkpoints(Path(composition.run.output_dir))):
+        read = partial(load_pretrained, composition=composition, registry=registry)
+        model = OmniModelProvider(composition=composition, registry=registry, fill=read)()
         note(f"no checkpoint in {composition.run.output_dir}: merging {', '.join(starts)} from pretrained folders")
         if fresh := [name for name in composition.slots if name not in starts]:
             note(f"initial values, not trained: {', '.join(fresh)}")
@@ -130,14 +132,18 @@ def prepare_data(composition: Composition, registry: Registry) -> None:
 
 def trained_model(checkpoint: str | None, composition: Composition, registry: Registry) -> OmniCombinationModel:
     """From this checkpoint, or the newest of the run. Raises CheckpointError saying where it looked."""
-    output = Path(composition.run.output_dir)
-    if checkpoint is None and not checkpoints(output):
-        raise CheckpointError(f"no checkpoint in {output.resolve()}: train {composition.name} first, or give --checkpoint DIR")
-    folder = find_checkpoint(Path(checkpoint or output))
+    folder = agreed(lambda: chosen_checkpoint(checkpoint, composition))
     note(f"weights of {folder}")
     model = OmniModelProvider(composition=composition, registry=registry)()
     load_model(folder, [model], composition)
     return model
+
+
+def chosen_checkpoint(checkpoint: str | None, composition: Composition) -> Path:
+    output = Path(composition.run.output_dir)
+    if checkpoint is None and not checkpoints(output):
+        raise CheckpointError(f"no checkpoint in {output.resolve()}: train {composition.name} first, or give --checkpoint DIR")
+    return find_checkpoint(Path(checkpoint or output))
 
 
 def answer_all(

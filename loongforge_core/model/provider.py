@@ -6,7 +6,7 @@ padded vocabulary) to the components, which know only their config and their bui
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,9 @@ class OmniModelProvider:
     """Default: this rank's accelerator, else the CPU; `meta` builds without memory and without values."""
     cross_entropy_dtype: torch.dtype = torch.float32
     """Precision of the loss over the vocabulary."""
+    fill: Callable[[Mapping[str, Component[Any]]], Collection[str]] | None = None
+    """Gives components, which it gets by slot, other values than initial ones, and returns the names that need none then, behind their
+    slots': drawing takes several times as long as reading."""
 
     def __call__(
         self,
@@ -57,7 +60,8 @@ class OmniModelProvider:
         for component in model.components().values():
             mark_owned(component)
         if context.device.type != "meta":
-            initialise(model.components(), seed=settings.train.seed)
+            filled = self.fill(model.components()) if self.fill else ()
+            initialise(model.components(), seed=settings.train.seed, filled=filled)
         slots = {name: slot.settings for name, slot in self.composition.slots.items()}
         if context.stage == PipelineStage():  # else all stages together know whether a pattern matches anything
             check_patterns([model.components()], slots)

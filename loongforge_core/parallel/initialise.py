@@ -7,7 +7,7 @@ ever made.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["initialise"]
 
 
-def initialise(components: Mapping[str, Component[Any]], *, seed: int) -> None:
-    """Fills every tensor of the components, which are given by slot."""
+def initialise(components: Mapping[str, Component[Any]], *, seed: int, filled: Collection[str] = ()) -> None:
+    """Fills every tensor of the components, which are given by slot, but for those whose names, behind their slots', are `filled`."""
     for slot, component in components.items():
         values = component.initial_values()
         drawn: tuple[str, Tensor] = ("", torch.empty(0))
         for piece in pieces(component):
+            if f"{slot}.{piece.name}" in filled:
+                continue
             if drawn[0] != piece.name:
                 rows = component.published_rows(piece.name)
                 initial = distribution(values, piece.name, slot)

@@ -22,13 +22,13 @@ SHOWN = 10
 """Problems of one kind that are said; the rest are counted."""
 
 
-def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Component[Any]], table: Table, config: Any) -> None:
+def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Component[Any]], table: Table, config: Any) -> frozenset[str]:
     """Fills `target` with the tensors of `folder`, each rank its own slices.
 
     `target` and `config` are a component and its config, or both by slot for a whole model, as `table` is the one's or the other's.
     Raises WeightsError listing all that is wrong: keys of config.json that disagree or that nobody knows, tensors that are missing, left
     over or of another shape. Then nothing was filled. Beyond what is filled, a few megabytes are in memory; a table's own rules may need
-    the tensors that they join.
+    the tensors that they join. Returns the names of the tensors here that were filled, of a whole model behind their slots'.
     """
     path = Path(folder)
     components = {"": target} if isinstance(target, Component) else {f"{slot}.": part for slot, part in target.items()}
@@ -49,6 +49,7 @@ def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Componen
     with torch.no_grad():
         for entry in table.entries:
             fill(entry, [stored.tensors[names[theirs]] for theirs in entry.theirs], held)
+    return frozenset(name for entry in table.entries for name in entry.ours if name in held)
 
 
 def check_model_type(path: Path, table: Table, tree: Mapping[str, Any]) -> None:

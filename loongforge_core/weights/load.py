@@ -21,16 +21,17 @@ from loongforge_core.weights.import_hf import import_hf
 __all__ = ["import_model", "load_pretrained"]
 
 
-def import_model(folder: Path | str, components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> None:
+def import_model(
+    folder: Path | str, components: Mapping[str, Component[Any]], composition: Composition, registry: Registry
+) -> frozenset[str]:
     """Fills a whole model's components, given by slot, from a folder in its published format, or from an export of slots.
 
-    To be called on every rank.
+    To be called on every rank. Returns the names of the tensors here that were filled, behind their slots'.
     """
     path = Path(folder)
     if (path / MANIFEST).is_file() and (tree := read_json(path / MANIFEST)).get("layout") == "slots":
         check_slots(path, tree, composition)
-        load_slots({name: path / name for name in composition.slots}, components, composition, registry)
-        return
+        return load_slots({name: path / name for name in composition.slots}, components, composition, registry)
     table = whole_table(composition, registry)
     if table is None:
         raise WeightsError(
@@ -38,24 +39,27 @@ def import_model(folder: Path | str, components: Mapping[str, Component[Any]], c
             f"{composition.recipe.name!r} has no published format, so it cannot be read from one folder; name a folder per slot: "
             f"model.<slot>.pretrained"
         )
-    import_hf(path, components, table, {name: slot.config for name, slot in composition.slots.items()})
+    return import_hf(path, components, table, {name: slot.config for name, slot in composition.slots.items()})
 
 
-def load_pretrained(components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> tuple[str, ...]:
-    """Fills every slot that names a `pretrained` folder, and returns those slots. To be called on every rank."""
+def load_pretrained(components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> frozenset[str]:
+    """Fills every slot that names a `pretrained` folder, and returns as `import_model` does. To be called on every rank."""
     named = {name: Path(slot.settings.pretrained) for name, slot in composition.slots.items() if slot.settings.pretrained}
-    load_slots(named, components, composition, registry)
-    return tuple(named)
+    return load_slots(named, components, composition, registry)
 
 
-def load_slots(folders: Mapping[str, Path], components: Mapping[str, Component[Any]], composition: Composition, registry: Registry) -> None:
+def load_slots(
+    folders: Mapping[str, Path], components: Mapping[str, Component[Any]], composition: Composition, registry: Registry
+) -> frozenset[str]:
     """Fills the slots that this rank has from folders in their own formats."""
     slots = composition.slots
     names = names_everywhere({name: components[name] for name in folders if name in components and not slots[name].spec.weights})
+    filled: set[str] = set()
     for name, folder in folders.items():
         if name in components:
             table = slot_table(slots[name].spec, components[name], registry, names.get(name))
-            import_hf(folder, components[name], table, slots[name].config)
+            filled.update(f"{name}.{tensor}" for tensor in import_hf(folder, components[name], table, slots[name].config))
+    return frozenset(filled)
 
 
 def names_everywhere(components: Mapping[str, Component[Any]]) -> dict[str, set[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +170,16 @@ def test_in_and_out(name: str, layout: Layout, sources: Any, tmp_path: Path) -> 
 # ------------------------------------------------------------------------------------------------------- slot by slot
 
 
+def draw(composition: Composition) -> list[Held]:
+    return held_by(model_in(Layout(), composition))
+
+
 def start_from(composition: Composition, layout: Layout) -> list[Held]:
-    model = model_in(layout, composition)
-    assert load_pretrained(model.components(), composition, installed()) == ("foundation",)
-    return held_by(model)
+    """Only what no folder has is drawn."""
+    run = layout.settings(composition.run)
+    initialise_groups(run.parallel, seed=1)
+    read = partial(load_pretrained, composition=composition, registry=installed())
+    return held_by(OmniModelProvider(composition=replace(composition, run=run), registry=installed(), fill=read)())
 
 
 @pytest.mark.parametrize("name", ["a folder per slot", "no published format"])
@@ -184,6 +191,8 @@ def test_a_slot_starts_from_its_own_folder(name: str, sources: Any) -> None:
     values = {(each.name, str(each.slices)): each.value for each in filled}
     same = {each.name for each in one if torch.equal(each.value, values[each.name, str(each.slices)])}
     assert same == {each.name for each in one if each.name.startswith("foundation.")}
+    (drawn,) = run_ranks(draw, 1, composition)
+    assert all(torch.equal(each.value, initial.value) for each, initial in zip(one, drawn, strict=True) if each.name not in same)
     check_together(run_ranks(start_from, 4, composition, Layout(tensor=2, pipeline=2)), one)
 
 
