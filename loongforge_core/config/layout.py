@@ -92,7 +92,8 @@ def with_in_words(parallel: ParallelSettings) -> str:
 def batch_in_words(run: RunSettings, world_size: int | None) -> str:
     samples, micro = run.train.global_batch_size, run.train.micro_batch_size
     if world_size is None:
-        return f"{samples} samples, in micro-batches of {micro}"
+        most = samples // micro
+        return f"{samples} samples in micro-batches of {micro}, on at most {most} cop{'ies' if most > 1 else 'y'} of the model"
     number = samples // (replicas(run.parallel, world_size) * micro)
     factors = (
         copies_in_words(run.parallel, world_size),

@@ -77,7 +77,7 @@ class DecoderConfig(BackboneConfig):
         """Heads and MLP are cut. Ranks share key and value heads where these are fewer, so that their number divides the other way too."""
         conflicts = indivisible(size, num_attention_heads=self.num_attention_heads, ffn_hidden_size=self.ffn_hidden_size)
         if not conflicts and size % self.groups:
-            conflicts = indivisible(size, num_query_groups=self.groups)
+            conflicts = [f"{reason}, nor {size} by {self.groups}" for reason in indivisible(size, num_query_groups=self.groups)]
         rows = (self.num_attention_heads + 2 * self.groups) * self.head_size
         return conflicts or [f"queries, keys and values of all heads: {reason}" for reason in indivisible(size, rows=rows)]
 

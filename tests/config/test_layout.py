@@ -368,7 +368,7 @@ def test_of_a_slot_that_is_wrong_itself_nothing_more_is_said(registry: Registry)
 @pytest.mark.parametrize(
     ("changes", "lines"),
     [
-        ({}, ["layout: any number of processes", "step: 24 samples, in micro-batches of 1"]),
+        ({}, ["layout: any number of processes", "step: 24 samples in micro-batches of 1, on at most 24 copies of the model"]),
         ({WORLD: 1, MICRO: 24}, ["layout: 1 process", "step: 24 samples = 1 micro-batch x 24 samples"]),
         (
             {WORLD: 3},
@@ -381,7 +381,7 @@ def test_of_a_slot_that_is_wrong_itself_nothing_more_is_said(registry: Registry)
                 "  decoder layers of the pipeline stages: 0 (encoders), 3, 3, 2, 2, 2",
                 "  audio_encoder: split over 2 tensor ranks, 2 times (layout: tensor)",
                 "  image_encoder: whole on each tensor rank (layout: replicate)",
-                "step: 24 samples, in micro-batches of 1",
+                "step: 24 samples in micro-batches of 1, on at most 24 copies of the model",
             ],
         ),
         (
