@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,17 @@ def test_a_layout_that_cannot_be_run(refused: Callable[..., str], tmp_path: Path
     said = refused("train", "digits", f"output_dir={tmp_path / 'out'}", *overrides)
     for message in messages:
         assert message in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="transformer-engine is installed here")
+def test_a_backend_that_is_not_installed_can_be_validated_and_not_run(
+    refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["model.foundation.backend=transformer_engine", f"output_dir={tmp_path / 'out'}"]
+    assert main(["validate", "digits", *overrides]) == 0
+    assert "note: model.foundation.backend: transformer_engine is not installed here" in capsys.readouterr().out
+    assert "model.foundation.backend: transformer_engine is not installed here" in refused("train", "digits", *overrides)
     assert not (tmp_path / "out").exists()
 
 
