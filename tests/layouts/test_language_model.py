@@ -17,3 +17,9 @@ LAYOUTS = (
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_every_layout_equals_one_process(tied: bool) -> None:
     check_layouts(language_model(tied=tied), LAYOUTS, batches())
+
+
+def test_tensor_ranks_share_key_and_value_heads_where_these_are_fewer() -> None:
+    check_layouts(
+        language_model(tied=False, num_query_groups=2), [Layout(tensor=4, sequence_parallel=True, recompute="selective")], batches()
+    )
