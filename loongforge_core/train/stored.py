@@ -24,6 +24,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor, distributed
 
+from loongforge_core.errors import PluginError
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.parallel.groups import local_device
 
@@ -58,8 +59,14 @@ def stored_tensors(models: Sequence[OmniCombinationModel]) -> Iterator[Stored]:
                 if not isinstance(described, ShardedTensor | ShardedTensorFactory):
                     continue
                 for part in nested_values({"": described.build() if isinstance(described, ShardedTensorFactory) else described}):
-                    start = part.data.storage_offset() - described.data.storage_offset()
-                    yield Stored(described.data, start, part, component.published_rows(part.key.removeprefix(f"{slot}.")))
+                    rows = component.published_rows(part.key.removeprefix(f"{slot}."))
+                    yield Stored(described.data, start_of(part, described.data), part, rows)
+
+
+def start_of(part: ShardedTensor, whole: Tensor) -> int:
+    if part.data.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr() or not part.data.is_contiguous():
+        raise PluginError(f"{part.key} is described in parts that are copies, or not consecutive in memory: a checkpoint cannot hold them")
+    return int(part.data.storage_offset() - whole.storage_offset())
 
 
 # ---- of the model
@@ -90,13 +97,24 @@ def load_objects(models: Sequence[OmniCombinationModel], loaded: Mapping[str, An
 
 def optimizer_state(optimizer: Any, models: Sequence[OmniCombinationModel]) -> dict[str, Any]:
     """Everything that the optimizer keeps of its parameters, to be written from or read into; made first where it is not there yet."""
-    inner = [each for each in optimizer.chained_optimizers if each.optimizer is not None]  # None: nothing trains on this rank
-    for each in inner:
-        each.init_state_fn(each.optimizer, each.config)
-    if steps_of_torch_are_missing(inner):
-        set_steps_of_adam(optimizer, 0)
-    tensors = [box for stored in stored_tensors(models) for each in inner for box in state_boxes(each, stored)]
+    parts = list(parts_of(optimizer))
+    for part in parts:
+        part.init_state_fn(part.optimizer, part.config)
+        if counts_by_parameter(part):
+            for group, parameter in parameters_of(part):
+                part.optimizer.state[parameter].setdefault("step", count(0, group, parameter))
+    tensors = [box for stored in stored_tensors(models) for part in parts for box in state_boxes(part, stored)]
     return numbered(tensors)
+
+
+def parts_of(optimizer: Any) -> Iterator[Any]:
+    """Megatron's optimizers of which this one is a chain, without those that have nothing to train on this rank."""
+    return (part for part in optimizer.chained_optimizers if part.optimizer is not None)
+
+
+def parameters_of(optimizer: Any) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """With their groups; of the distributed optimizer, this rank's ranges of them."""
+    return ((group, parameter) for group in optimizer.optimizer.param_groups for parameter in group["params"])
 
 
 def state_boxes(optimizer: Any, stored: Stored) -> Iterator[ShardedTensor]:
@@ -121,13 +139,7 @@ def state_boxes(optimizer: Any, stored: Stored) -> Iterator[ShardedTensor]:
         yield from boxes_of(stored, value.view(-1), start, prefix=f"optimizer.state.{name}.", replica=replica)
 
 
-def steps_of_torch_are_missing(inner: Sequence[Any]) -> bool:
-    return any(torch_counts(each) and "step" not in state for each in inner for state in each.optimizer.state.values())
-
-
-def torch_counts(optimizer: Any) -> bool:
-    """torch's own AdamW counts steps in a tensor for every parameter, transformer-engine's and Apex's in a number for every group."""
-    return isinstance(optimizer.optimizer, torch.optim.AdamW)
+# ---- steps
 
 
 def steps_of_adam(optimizer: Any) -> int:
@@ -136,8 +148,8 @@ def steps_of_adam(optimizer: Any) -> int:
     All ranks call it: those on which nothing trains do not know.
     """
     counts = [0]
-    for each in (each for each in optimizer.chained_optimizers if each.optimizer is not None):
-        holders = each.optimizer.state.values() if torch_counts(each) else each.optimizer.param_groups
+    for part in parts_of(optimizer):
+        holders = part.optimizer.state.values() if counts_by_parameter(part) else part.optimizer.param_groups
         counts += [int(holder.get("step", 0)) for holder in holders]
     most = torch.tensor(max(counts), device=local_device())
     distributed.all_reduce(most, distributed.ReduceOp.MAX)
@@ -145,15 +157,23 @@ def steps_of_adam(optimizer: Any) -> int:
 
 
 def set_steps_of_adam(optimizer: Any, steps: int) -> None:
-    """One tensor for each parameter: torch increments it once per parameter, also where Megatron made them share one."""
-    for each in (each for each in optimizer.chained_optimizers if each.optimizer is not None):
-        for group in each.optimizer.param_groups:
-            if not torch_counts(each):
+    """After `optimizer_state`. Every parameter gets a tensor of its own: where they share one, torch increments it once for each."""
+    for part in parts_of(optimizer):
+        for group, parameter in parameters_of(part):
+            if counts_by_parameter(part):
+                part.optimizer.state[parameter]["step"] = count(steps, group, parameter)
+            else:
                 group["step"] = steps
-                continue
-            for parameter in group["params"]:
-                device = parameter.device if group["fused"] or group["capturable"] else None
-                each.optimizer.state[parameter]["step"] = torch.tensor(float(steps), device=device)
+
+
+def counts_by_parameter(optimizer: Any) -> bool:
+    """torch's own AdamW counts steps in a tensor for every parameter, transformer-engine's and Apex's in a number for every group."""
+    return isinstance(optimizer.optimizer, torch.optim.AdamW)
+
+
+def count(steps: int, group: Mapping[str, Any], parameter: Tensor) -> Tensor:
+    """As torch makes it: where the kernel reads it, it is beside the parameter, else on the CPU."""
+    return torch.tensor(float(steps), device=parameter.device if group["fused"] or group["capturable"] else None)
 
 
 # ---- boxes
