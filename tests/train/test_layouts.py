@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -213,9 +213,13 @@ def text_file(data_file: Path) -> Path:
 
 @pytest.fixture
 def build(registry: Registry, data_file: Path, text_file: Path, tmp_path: Path) -> Compose:
-    def build(*, images: bool = False, tied: bool = False, freeze: Any = False, precision: str = "fp32") -> Composition:
-        foundation = {**FOUNDATION, "untie_embeddings_and_output_weights": not tied}
-        encoder = {"image_encoder": {**ENCODER, "freeze": freeze}, "image_projector": {"type": "mlp", "init_method_std": 0.1}}
+    def build(
+        *, images: bool = False, tied: bool = False, freeze: Any = False, freeze_rest: Any = False, precision: str = "fp32"
+    ) -> Composition:
+        """`freeze`: of the image encoder; `freeze_rest`: of the projector, and patterns of the decoder's parameters."""
+        foundation = {**FOUNDATION, "untie_embeddings_and_output_weights": not tied, "freeze": freeze_rest}
+        projector = {"type": "mlp", "init_method_std": 0.1, "freeze": bool(freeze_rest)}
+        encoder = {"image_encoder": {**ENCODER, "freeze": freeze}, "image_projector": projector}
         tree = {
             "model": {"model_type": "llava" if images else "default", **(encoder if images else {}), "foundation": foundation},
             "tokenizer": "pkg://loongforge_models/digits/tokenizer",
@@ -276,6 +280,14 @@ def test_a_llava_moves(build: Compose, source: Layout, targets: Sequence[Layout]
     composition = build(images=True, freeze=freeze)
     (expected,) = run_ranks(uninterrupted, 1, composition)
     check(composition, source, *targets, expected=expected)
+
+
+@pytest.mark.parametrize("optimizer", ["whole", "distributed"])
+def test_a_stage_on_which_nothing_trains_moves(build: Compose, optimizer: Literal["whole", "distributed"]) -> None:
+    """Rank 0, which writes what all ranks share, knows of no step and no group of parameters."""
+    composition = build(images=True, freeze=True, freeze_rest=["embedding.*"])
+    (expected,) = run_ranks(uninterrupted, 1, composition)
+    check(composition, replace(ENCODER_STAGE, optimizer=optimizer), DATA, expected=expected)
 
 
 @pytest.mark.parametrize(("source", "target"), [(SHARED, SEQUENCE), (PIPELINE, OVERLAPPED)])
