@@ -7,6 +7,7 @@ that failed first is the last thing to be read, and not what its end did to the 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -15,9 +16,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -52,21 +52,28 @@ def alone(work: Work, composition: Composition) -> int:
 
 
 def forked(work: Work, composition: Composition, number: int) -> int:
-    """On so many ranks forked from this process, which waits for them."""
+    """On so many ranks forked from this process, which waits for them. They have its plugins, so there is nothing to compare."""
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    def rank() -> int:
+        if distributed.get_rank():
+            be_silent()
+        return in_groups(work, composition)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        return max(fork_here(partial(in_groups, work, composition), number))
-    except RankError as error:
-        if isinstance(error.__cause__, LoongForgeError):
+        return max(fork_here(rank, number))
+    except BaseException as error:
+        if sys.stderr.isatty():  # where rank 0 has left its bar
+            print(file=sys.stderr)
+        if isinstance(error, RankError) and isinstance(error.__cause__, LoongForgeError):
             raise error.__cause__ from RankError(str(error))
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def in_groups(work: Work, composition: Composition) -> int:
     """On one of several ranks that have joined the default process group."""
-    if distributed.get_rank():
-        be_silent()
     with quiet():
         initialise_groups(composition.run.parallel, seed=composition.run.train.seed)
         status = work()
@@ -100,6 +107,8 @@ class Job:
 
     def run(self, work: Work, composition: Composition) -> int:
         place = self.place
+        if place.rank == 0:
+            self.store.set("checked", "")
         store = distributed.PrefixStore("default", self.store)  # type: ignore[attr-defined]
         initialise_process(rank=place.rank, world_size=place.world_size, store=store, local_rank=place.local_rank)
         status = in_groups(work, composition)
@@ -107,21 +116,37 @@ class Job:
         return status
 
     def require_same_plugins(self, registry: Registry) -> None:
-        """Raises InputError where this rank has other plugins, or other versions of what decides the numbers, than rank 0."""
-        ours = [*(f"{name} {version(name)}" for name in COMPARED), *registry.fingerprint().splitlines()]
-        if self.place.rank == 0:
-            self.store.set("plugins", "\n".join([socket.gethostname(), *ours]))
-            return
-        host, *theirs = self.store.get("plugins").decode().splitlines()
-        differing = [f"  only rank 0 on {host}: {line}" for line in theirs if line not in ours]
-        differing += [f"  only rank {self.place.rank} on {socket.gethostname()}: {line}" for line in ours if line not in theirs]
-        if differing:
-            raise InputError("\n".join(["ranks have different plugins or versions; install the same ones everywhere:", *differing]))
+        """Raises InputError, on every rank, where one has other plugins than rank 0, or other versions of what decides the numbers."""
+        rank, world_size = self.place.rank, self.place.world_size
+        installed = [*(f"{name} {version(name)}" for name in COMPARED), *registry.fingerprint().splitlines()]
+        self.store.set(f"installed on {rank}", json.dumps([socket.gethostname(), installed]))
+        if rank == 0:
+            everywhere = [json.loads(self.store.get(f"installed on {other}")) for other in range(world_size)]
+            self.store.set("differences", "\n".join(differences(everywhere)))
+        if found := self.store.get("differences").decode():
+            raise InputError(f"ranks have different plugins or versions; install the same ones everywhere:\n{found}")
+
+
+def differences(everywhere: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """A line for each host and each way to differ from rank 0, of every rank's host and what is installed there."""
+    first, expected = everywhere[0]
+    ranks: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for rank, (host, installed) in enumerate(everywhere):
+        if set(installed) != set(expected):
+            ranks.setdefault((host, tuple(installed)), []).append(str(rank))
+    lines = []
+    for (host, installed), numbers in ranks.items():
+        extra = ", ".join(line for line in installed if line not in expected)
+        missing = ", ".join(line for line in expected if line not in installed)
+        lines.append(f"  rank {', '.join(numbers)} on {host}: {extra or 'nothing'}; rank 0 on {first}: {missing or 'nothing'}")
+    return lines
 
 
 @contextlib.contextmanager
 def joined(place: Place, *, debug: bool) -> Iterator[Job]:
     """Among the ranks of a launcher. An exception within ends this process: hard, so that nothing that others wait for holds it up."""
+    if place.rank:
+        be_silent()
     job = Job(place, meet(rank=place.rank, world_size=place.world_size, address=place.address, port=place.port))
     try:
         yield job
@@ -129,28 +154,31 @@ def joined(place: Place, *, debug: bool) -> Iterator[Job]:
         end(job, error, debug=debug)
 
 
-PATIENCE_S = {"rank 0": 0.0, "user": 1.0, "connection": 3.0}
-"""How long a rank lets others speak first, who may know better or say the same: of a user's error, rank 0; of a broken connection, the
+PATIENCE_S = {"user": 1.0, "connection": 3.0}
+"""How long a rank lets others speak first, who may say the same or know better: of a user's error, rank 0; of a broken connection, the
 rank whose end broke it."""
+CHECK_S = 60.0
+"""How long other ranks that find the composition wrong wait for rank 0 to find it too."""
 
 
 def end(job: Job, error: BaseException, *, debug: bool) -> NoReturn:
     """Tells what happened, if nobody has yet, and ends this process."""
     rank, world_size = job.place.rank, job.place.world_size
-    status = exit_status(error)
-    connection = is_of_connection(error)
-    patience = PATIENCE_S["connection" if connection else "rank 0" if rank == 0 or not isinstance(error, LoongForgeError) else "user"]
+    connection, users = is_of_connection(error), isinstance(error, LoongForgeError)
+    patience = PATIENCE_S["connection"] if connection else PATIENCE_S["user"] if users and rank else 0.0
     try:
         speaks = is_first_to_speak(job.store, patience)
     except (distributed.DistError, RuntimeError):  # rank 0, which keeps the store, is no more, and has said why
         speaks = not connection
     if speaks:
-        who = "" if rank == 0 else f"rank {rank} of {world_size} on {socket.gethostname()}: "
+        speaks_for_all = rank == 0 and isinstance(error, LoongForgeError | KeyboardInterrupt)
+        who = "" if speaks_for_all else f"rank {rank} of {world_size} on {socket.gethostname()}: "
         print(f"{who}{told(error, debug=debug)}", file=sys.__stderr__, flush=True)
-    if rank == 0 and isinstance(error, LoongForgeError):
+    if rank == 0 and users:
         let_others_end(job.store, world_size)
-    sys.stdout.flush()
-    os._exit(status)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(exit_status(error))
 
 
 def exit_status(error: BaseException) -> int:
@@ -174,8 +202,11 @@ def is_of_connection(error: BaseException) -> bool:
 
 
 def is_first_to_speak(store: Any, patience: float) -> bool:
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and not store.check(["ended"]):
+    start = time.monotonic()
+    while patience and not store.check(["ended"]):
+        waited = time.monotonic() - start
+        if waited > patience and (waited > CHECK_S or store.check(["checked"])):
+            break
         time.sleep(0.05)
     number: int = store.add("ended", 1)
     return number == 1

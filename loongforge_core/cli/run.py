@@ -70,7 +70,7 @@ def run_launched(command: str, args: argparse.Namespace, place: Place, *, needs_
         raise InputError(
             f"--nproc {args.nproc} starts processes, but {place.launcher} has started {place.world_size} already: leave it out"
         )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun has it; before torch is loaded
+    prepare_rank(num_threads=1)  # as torchrun has it
     from loongforge_core.cli import processes
 
     with processes.joined(place, debug=getattr(args, "debug", False)) as job:
@@ -107,11 +107,18 @@ def checked(command: str, args: argparse.Namespace, registry: Registry, *, world
 
 
 def prepare_to_fork(number: int) -> None:
-    """Set before torch and numpy are loaded: ranks share the cores, and none of them inherits a thread, because threads do not survive."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, physical_cores() // number)))
+    """Before torch and numpy are loaded: the ranks share the cores, and no thread is there yet, because none survives."""
+    prepare_rank(num_threads=max(1, physical_cores() // number))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # CUDA does not survive either, once it was asked whether it is there; NVML does.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+
+def prepare_rank(*, num_threads: int) -> None:
+    """What is read when torch is loaded, and when CUDA starts."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(num_threads))
+    # Megatron asks for it: tensor-parallel communication and computation overlap only where kernels start in their order.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
 
 
 def physical_cores() -> int:

@@ -25,6 +25,8 @@ __all__ = ["Answer", "failure", "fork_ranks"]
 
 SETTLE_S = 0.3
 """A process that dies breaks the connections of others, and their complaints may come before the news of its death."""
+GRACE_S = 2.0
+"""Until a process that does not end is ended without being asked."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,7 @@ def fork_ranks(
                 started[ours] = Forked(rank, process)
             return collect(started, folder, stop, deadline)
         finally:
-            for forked in started.values():
-                end(forked)
+            end(list(started.values()))
 
 
 @contextlib.contextmanager
@@ -84,14 +85,27 @@ def lifeline() -> Iterator[tuple[int, int]]:
             os.close(descriptor)
 
 
-def end(forked: Forked) -> None:
-    """Also what the rank has started itself: its process group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(forked.process, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):  # one that has not made its group yet
-        os.kill(forked.process, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(forked.process, 0)
+def end(ranks: Sequence[Forked]) -> None:
+    """Ends them, and what they have started themselves: the process group of each. Gently at first: Python's tracker of shared memory
+    and semaphores, which is one of those, does not mind, and cleans up when it is alone.
+    """
+    for forked in ranks:
+        for send in (os.killpg, os.kill):  # a rank may not have made its group yet
+            with contextlib.suppress(ProcessLookupError):
+                send(forked.process, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_S
+    for forked in ranks:
+        while not has_ended(forked.process):
+            if time.monotonic() > deadline:
+                os.kill(forked.process, signal.SIGKILL)
+            time.sleep(0.005)
+
+
+def has_ended(process: int) -> bool:
+    try:
+        return os.waitpid(process, os.WNOHANG)[0] != 0
+    except ChildProcessError:  # somebody has asked before
+        return True
 
 
 # ---- watching
@@ -192,6 +206,8 @@ def start_afresh(line: tuple[int, int]) -> None:
 
 def end_with(line: int) -> None:
     os.read(line, 1)  # returns when the process that holds the other end is no more
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_S)
     os.killpg(0, signal.SIGKILL)
 
 

@@ -30,7 +30,7 @@ from loongforge_core.errors import LoongForgeError
 from loongforge_core.parallel.cpu import prepare_megatron
 from loongforge_core.parallel.forked import Answer, failure, fork_ranks
 
-__all__ = ["RankError", "fork_here", "initialise_process", "meet", "run_ranks", "single_process"]
+__all__ = ["RankError", "agreed", "fork_here", "initialise_process", "meet", "run_ranks", "single_process"]
 
 prepare_megatron()
 
@@ -76,6 +76,13 @@ def single_process(*, seed: int = 1) -> Iterator[None]:
     finally:
         parallel_state.destroy_model_parallel()
         distributed.destroy_process_group()
+
+
+def agreed(find: Callable[[], T]) -> T:
+    """What rank 0 finds, on every rank: the disks of several machines do not show a new file at the same time."""
+    found = [find() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[return-value]
 
 
 # ---- a launcher's processes -------------------------------------------------------------------------------------------
@@ -149,7 +156,7 @@ def results(answers: Sequence[Answer], world_size: int) -> list[Any]:
     for answer in answers:
         if answer.traceback:
             cause = pickle.loads(answer.pickled)
-            raise RankError(f"rank {answer.rank} of {world_size} failed\n{answer.traceback}") from cause
+            raise RankError(f"rank {answer.rank} of {world_size} failed\n{answer.traceback.rstrip()}") from cause
     return [pickle.loads(answer.pickled) for answer in answers]
 
 

@@ -17,6 +17,7 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.parallel.launch import agreed
 from loongforge_core.registry.registry import Registry
 from loongforge_core.train.checkpoint import load_checkpoint, load_model, newest_checkpoint, remove_old, remove_unfinished, save_checkpoint
 from loongforge_core.train.metrics import Metrics
@@ -75,7 +76,7 @@ def train(composition: Composition, registry: Registry, *, progress: Progress | 
 
 
 def result(run: Run, step: int, last: StepResult | None) -> TrainResult:
-    checkpoint = newest_checkpoint(run.output_dir)
+    checkpoint = agreed(lambda: newest_checkpoint(run.output_dir))
     assert checkpoint is not None
     run.trainer.gather_weights()
     if run.composition.run.parallel.overlap_param_gather:  # from now on, ranks need not make the same passes
@@ -92,7 +93,7 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
     output_dir = Path(composition.run.output_dir)
     progress.doing("opening the data")
     data = TrainingData(composition, registry)
-    checkpoint = newest_checkpoint(output_dir)
+    checkpoint = agreed(lambda: newest_checkpoint(output_dir))
     record = Record(
         step=0,
         model=model_of(composition),

@@ -11,6 +11,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,24 @@ import torch
 import yaml
 from megatron.core import parallel_state, tensor_parallel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import distributed
 
 from loongforge_core.config.check import load_composition
 from loongforge_core.config.composition import Composition
+from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import CheckpointError, LoongForgeError
 from loongforge_core.model.provider import OmniModelProvider
-from loongforge_core.parallel.launch import RankError, run_ranks
+from loongforge_core.parallel.groups import initialise_groups
+from loongforge_core.parallel.launch import RankError, run_ranks, single_process
 from loongforge_core.registry import Registry
+from loongforge_core.testing.layouts import Layout, trainer_in
 from loongforge_core.train import checkpoint
 from loongforge_core.train.checkpoint import checkpoints, save_start
 from loongforge_core.train.loop import train
 from loongforge_core.train.metrics import Metrics, cut
 from loongforge_core.train.progress import Progress
 from loongforge_core.train.step import Trainer
+from loongforge_core.train.summary import trainable_table
 
 Compose = Callable[..., Composition]
 
@@ -151,6 +157,60 @@ def test_metrics_are_cut_after_the_checkpoint_and_at_a_broken_line(tmp_path: Pat
     assert path.read_text() == "".join(lines[:3])
     cut(path, 0)
     assert path.read_text() == ""
+
+
+# ---- on several ranks
+
+
+def table_in(composition: Composition, layout: Layout) -> str:
+    trainer = trainer_in(composition, layout)
+    return trainable_table(trainer.composition, trainer.models)
+
+
+def test_what_trains_is_the_same_in_every_layout(compose: Compose) -> None:
+    """Halves of tensors, copies of replicated ones, stages, a tied embedding and a padded vocabulary are counted as in one process."""
+    composition = compose(
+        "model.foundation.vocab_size=265", "model.foundation.untie_embeddings_and_output_weights=false", "model.image_encoder.freeze=true"
+    )
+    (alone,) = run_ranks(table_in, 1, composition, Layout())
+    for layout in (
+        Layout(data=2, tensor=2),
+        Layout(tensor=2, pipeline=2, sequence_parallel=True, encoders={"image_encoder": 2}),
+        Layout(data=2, pipeline=2, encoder_stage=True, optimizer="distributed"),
+    ):
+        assert run_ranks(table_in, layout.world_size, composition, layout) == [alone] * layout.world_size, layout
+    with single_process():
+        components = OmniModelProvider(composition=composition, registry=Registry.discover())().components()
+    lines = {line.split()[0]: line for line in alone.splitlines()}
+    for slot, component in components.items():
+        assert f" {sum(parameter.numel() for parameter in component.parameters()):,} " in lines[slot]
+
+
+def train_then_read_alone(composition: Composition, layout: Layout) -> tuple[list[str], torch.Tensor]:
+    """What this rank wrote to its terminal, and its last weights; rank 0 then makes a pass that no other rank makes."""
+    composition = replace(composition, run=layout.settings(composition.run))
+    initialise_groups(composition.run.parallel, seed=1)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        model = train(composition, Registry.discover()).models[0]
+    weights = torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()])
+    if distributed.get_rank() == 0:
+        model(TrainingData(composition, Registry.discover()).batches(0)[0])
+    return said.getvalue().splitlines(), weights
+
+
+def test_weights_are_gathered_at_the_end_and_rank_0_speaks(compose: Compose) -> None:
+    composition = compose("train.micro_batch_size=4", "train.log_interval=4")
+    layout = Layout(data=2, optimizer="overlapped")
+    (said, weights), (silence, others) = run_ranks(train_then_read_alone, 2, composition, layout, timeout_s=120)
+    assert torch.equal(weights, others)
+    assert silence == []
+    assert [line.split("  ")[0] for line in said if line.startswith("step")] == ["step 4/8", "step 8/8"]
+    output = Path(composition.run.output_dir)
+    (one,) = run_ranks(train_then_read_alone, 1, compose(f"output_dir={output}-alone"), Layout())
+    assert [line["loss"] for line in metrics_of(output)] == pytest.approx(
+        [line["loss"] for line in metrics_of(Path(f"{output}-alone"))], rel=1e-5
+    )
+    torch.testing.assert_close(weights, one[1], rtol=0, atol=1e-4)
 
 
 # ---- kill -9

@@ -1,0 +1,178 @@
+"""Forked ranks answer in order, fail together, and leave nothing behind. What they do here needs no torch, and takes no time."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loongforge_core.parallel.forked import fork_ranks
+
+SOURCES = Path(__file__).parents[2]
+
+
+def failed(work: Callable[[int, Path], Any], world_size: int = 3) -> tuple[int, str]:
+    (answer,) = fork_ranks(work, world_size)
+    return answer.rank, answer.traceback
+
+
+def test_answers_come_in_the_order_of_ranks() -> None:
+    def work(rank: int, folder: Path) -> str:
+        time.sleep(0.2 * (3 - rank))
+        (folder / str(rank)).touch()
+        return f"{rank} in {folder}"
+
+    answers = [pickle.loads(answer.pickled) for answer in fork_ranks(work, 3)]
+    (folder,) = {answer.partition(" in ")[2] for answer in answers}
+    assert [answer[0] for answer in answers] == ["0", "1", "2"]
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, r"status -9 (SIGKILL): killed from outside. Where memory ran out"),
+        (signal.SIGABRT, "status -6 (SIGABRT): compiled code failed"),
+        (signal.SIGTERM, "status -15 (SIGTERM): somebody sent it this signal"),
+    ],
+)
+def test_a_signal_that_ended_a_rank_is_explained(number: int, said: str) -> None:
+    def work(rank: int, folder: Path) -> None:
+        if rank == 1:
+            os.kill(os.getpid(), number)
+        signal.pause()
+
+    rank, text = failed(work)
+    assert (rank, said in text) == (1, True), text
+
+
+def test_compiled_code_that_crashes_shows_where_it_was_called(capfd: pytest.CaptureFixture[str]) -> None:
+    def read_nothing(rank: int, folder: Path) -> None:
+        ctypes.string_at(0)
+
+    assert "SIGSEGV" in failed(read_nothing, 1)[1]
+    assert "in read_nothing" in capfd.readouterr().err
+
+
+def test_a_rank_that_leaves_without_a_word_has_failed() -> None:
+    rank, text = failed(lambda rank, folder: os._exit(0) if rank == 2 else signal.pause())
+    assert rank == 2
+    assert "status 0" in text
+
+
+def test_the_dead_come_before_those_that_complain_about_it() -> None:
+    def work(rank: int, folder: Path) -> None:
+        if rank == 2:
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ConnectionError("rank 2 is gone")  # said before rank 2 is
+
+    assert failed(work)[0] == 2
+
+
+def test_the_first_of_those_that_raise() -> None:
+    def work(rank: int, folder: Path) -> None:
+        time.sleep(0 if rank == 1 else 1.0)
+        raise ValueError(f"I am {rank}")
+
+    rank, text = failed(work)
+    assert rank == 1
+    assert text.rstrip().endswith("ValueError: I am 1")
+
+
+def test_an_exception_that_cannot_be_pickled_still_has_its_traceback() -> None:
+    class Local(Exception): ...
+
+    def work(rank: int, folder: Path) -> None:
+        raise Local("here")
+
+    assert failed(work, 1)[1].rstrip().endswith("Local: here")
+
+
+def test_what_a_rank_started_ends_with_it(tmp_path: Path) -> None:
+    def work(rank: int, folder: Path) -> None:
+        child = subprocess.Popen(["sleep", "60"])
+        (tmp_path / "child").write_text(str(child.pid))
+        raise ValueError
+
+    failed(work, 1)
+    wait_until_ended([int((tmp_path / "child").read_text())])
+
+
+def test_a_rank_that_will_not_end_is_ended(tmp_path: Path) -> None:
+    def work(rank: int, folder: Path) -> None:
+        if rank == 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            (tmp_path / "stubborn").write_text(str(os.getpid()))
+            time.sleep(60)
+        while not (tmp_path / "stubborn").exists():
+            time.sleep(0.01)
+        raise ValueError
+
+    assert failed(work, 2)[0] == 0
+    assert not is_running(int((tmp_path / "stubborn").read_text()))
+
+
+ENDINGS: dict[str, str] = {
+    "it is killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "it is terminated": "os.kill(os.getpid(), signal.SIGTERM)",
+    "it is interrupted": "os.kill(os.getpid(), signal.SIGINT)",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+def test_ranks_end_with_the_process_that_forked_them(ending: str, tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib, signal, sys, threading, time
+from loongforge_core.parallel.forked import fork_ranks
+
+folder = pathlib.Path(sys.argv[1])
+
+def work(rank, _):
+    (folder / f"{{rank}}.new").write_text(str(os.getpid()))
+    (folder / f"{{rank}}.new").rename(folder / str(rank))
+    time.sleep(120)
+
+def end_when_all_are_there():
+    while sum((folder / str(rank)).exists() for rank in range(3)) < 3:
+        time.sleep(0.01)
+    {ending}
+
+real_fork, children = os.fork, []
+def fork():  # the thread must not be there while ranks are forked
+    children.append(real_fork())
+    if len(children) == 3 and children[-1]:
+        threading.Thread(target=end_when_all_are_there, daemon=True).start()
+    return children[-1]
+os.fork = fork
+fork_ranks(work, 3)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(SOURCES)}, capture_output=True, timeout=60
+    )
+    assert ended.returncode != 0
+    wait_until_ended([int((tmp_path / str(rank)).read_text()) for rank in range(3)])
+
+
+def wait_until_ended(processes: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while running := [process for process in processes if is_running(process)]:
+        assert time.monotonic() < deadline, running
+        time.sleep(0.02)
+
+
+def is_running(process: int) -> bool:
+    """Neither gone nor a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
