@@ -27,7 +27,7 @@ from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
 from loongforge_core.config.composition import Composition
-from loongforge_core.errors import CheckpointError
+from loongforge_core.errors import CheckpointError, LoongForgeError
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.parallel.repairs import writing_in_this_process
 from loongforge_core.train.record import RECORD_FILE, Record, model_of, read_record, require_model
@@ -113,7 +113,7 @@ def save(output_dir: Path, state: dict[str, Any], record: Record) -> Path:
         remove_unfinished(output_dir)
         unfinished.mkdir(parents=True)
     distributed.barrier()
-    with quiet(), writing_in_this_process():
+    with quiet(), writing_in_this_process(), writable(folder):
         dist_checkpointing.save(state, str(unfinished))
     if first:
         (unfinished / RECORD_FILE).write_text(record.to_json())
@@ -124,6 +124,17 @@ def save(output_dir: Path, state: dict[str, Any], record: Record) -> Path:
         write_through(folder.parent)
     distributed.barrier()
     return folder
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Where one rank cannot write, Megatron has all raise, and only rank 0 say why; here all say it, whichever is heard first."""
+    try:
+        yield
+    except CheckpointException as error:
+        reasons = [", ".join(f"rank {rank}: {type(reason).__name__}: {reason}" for rank, (reason, _) in error.failures.items())]
+        distributed.broadcast_object_list(reasons, src=0)
+        raise LoongForgeError(f"{folder} could not be written; the checkpoint before it is as it was: {reasons[0]}") from error
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +13,17 @@ from typing import Any, Literal
 import pytest
 import torch
 from megatron.core.dist_checkpointing.mapping import is_main_replica
-from torch import Tensor
+from torch import Tensor, distributed
 
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.provider import OmniModelProvider
-from loongforge_core.parallel.launch import run_ranks
+from loongforge_core.parallel.launch import RankError, run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, trainer_in
-from loongforge_core.train.checkpoint import load_checkpoint, save_checkpoint
+from loongforge_core.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from loongforge_core.train.record import Record, model_of, numbers_of
 from loongforge_core.train.step import StepResult, Trainer, build_trainer
 from loongforge_core.train.stored import model_state, optimizer_state, steps_of_adam
@@ -107,6 +109,20 @@ def start_and_save(composition: Composition, layout: Layout) -> tuple[Measured, 
     uninterrupted = Measured(held(trainer), steps_of_adam(trainer.optimizer), train(trainer, data, SAVED_AT, END))
     model = OmniModelProvider(composition=trainer.composition, registry=Registry.discover())()
     return uninterrupted, go_on(build_trainer(trainer.composition, [model]), data, folder)
+
+
+def save_onto_a_full_disk(composition: Composition, layout: Layout, fails: int) -> None:
+    """Saves twice; the second time, one rank cannot bring its files to disk."""
+    trainer = trainer_in(composition, layout)
+    record = Record(step=1, model=model_of(composition), numbers={}, plugins=())
+    save_checkpoint(Path(composition.run.output_dir), trainer, record)
+    if distributed.get_rank() == fails:
+        os.fsync = fail
+    save_checkpoint(Path(composition.run.output_dir), trainer, replace(record, step=2))
+
+
+def fail(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def load_and_go_on(composition: Composition, layout: Layout, folder: Path) -> Measured:
@@ -293,6 +309,14 @@ def test_a_stage_on_which_nothing_trains_moves(build: Compose, optimizer: Litera
 @pytest.mark.parametrize(("source", "target"), [(SHARED, SEQUENCE), (PIPELINE, OVERLAPPED)])
 def test_float32_originals_of_bfloat16_weights_move(build: Compose, source: Layout, target: Layout) -> None:
     check(build(precision="bf16"), source, target, expected=None)
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_what_one_rank_could_not_write_is_no_checkpoint(build: Compose, fails: int) -> None:
+    composition = build()
+    with pytest.raises(RankError, match=rf"step_00000002 could not be written.* rank {fails}: .*No space left"):
+        run_ranks(save_onto_a_full_disk, 2, composition, SHARED, fails, timeout_s=60)
+    assert list(checkpoints(Path(composition.run.output_dir))) == [1]
 
 
 # ---- of the distributed optimizer
