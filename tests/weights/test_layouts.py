@@ -57,6 +57,7 @@ MEETINGS = [
     ("a LLaVA", Layout(tensor=2, encoders={"image_encoder": 2})),
     ("tied", Layout(pipeline=2)),
     ("tied", Layout(tensor=2, pipeline=2)),
+    ("tied", Layout(pipeline=3, encoder_stage=True)),
     ("a folder per slot", Layout(data=2, tensor=2)),
     ("no published format", Layout(tensor=2, pipeline=2)),
 ]
