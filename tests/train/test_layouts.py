@@ -314,7 +314,8 @@ def test_float32_originals_of_bfloat16_weights_move(build: Compose, source: Layo
 @pytest.mark.parametrize("fails", [0, 1])
 def test_what_one_rank_could_not_write_is_no_checkpoint(build: Compose, fails: int) -> None:
     composition = build()
-    with pytest.raises(RankError, match=rf"step_00000002 could not be written.* rank {fails}: .*No space left"):
+    reason = "No space left|OSError"  # 0.19 logs the message, and passes on the type
+    with pytest.raises(RankError, match=rf"step_00000002 could not be written.* rank {fails}: .*({reason})"):
         run_ranks(save_onto_a_full_disk, 2, composition, SHARED, fails, timeout_s=60)
     assert list(checkpoints(Path(composition.run.output_dir))) == [1]
 
