@@ -9,6 +9,7 @@ import contextlib
 import faulthandler
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
@@ -177,7 +178,7 @@ def stack_file(folder: Path, rank: int) -> Path:
 
 def run_rank(work: Callable[[int, Path], Any], rank: int, folder: Path, answers: Connection, line: tuple[int, int]) -> NoReturn:
     try:
-        start_afresh(line)
+        start_afresh(line, folder)
         stack = stack_file(folder, rank).open("w")
         faulthandler.register(signal.SIGUSR1, file=stack)
         answer = Answer(rank, pickle.dumps(work(rank, folder)))
@@ -192,7 +193,7 @@ def run_rank(work: Callable[[int, Path], Any], rank: int, folder: Path, answers:
         signal.pause()
 
 
-def start_afresh(line: tuple[int, int]) -> None:
+def start_afresh(line: tuple[int, int], folder: Path) -> None:
     """Leaves behind what belongs to the process that forked this one, all but the link to its life."""
     os.setpgid(0, 0)  # what this rank starts ends with it, and an interrupt at the terminal is for the process that forked it
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -201,11 +202,12 @@ def start_afresh(line: tuple[int, int]) -> None:
     faulthandler.enable(file=2)
     reading, writing = line
     os.close(writing)
-    threading.Thread(target=end_with, args=(reading,), daemon=True).start()
+    threading.Thread(target=end_with, args=(reading, folder), daemon=True).start()
 
 
-def end_with(line: int) -> None:
+def end_with(line: int, folder: Path) -> None:
     os.read(line, 1)  # returns when the process that holds the other end is no more
+    shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE_S)
     os.killpg(0, signal.SIGKILL)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from torch import distributed
 
 from loongforge_core.config.check import load_composition
 from loongforge_core.data.conversations import Conversation
 from loongforge_core.data.training_data import load_sample_maker
 from loongforge_core.generate.evaluate import Prediction, answer_questions
-from loongforge_core.generate.greedy import GreedyDecoder
+from loongforge_core.generate.greedy import GreedyDecoder, next_tokens
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.groups import initialise_groups
 from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
-from loongforge_core.testing.layouts import Layout
+from loongforge_core.testing.layouts import Layout, trainer_in
+
+sys.path.append(str(Path(__file__).parents[1] / "layouts"))
+
+import models
 
 LAYOUTS = [
     Layout(data=2),
@@ -69,3 +76,24 @@ def test_fewer_questions_than_replicas(alone: list[Prediction], conversations: l
     ranks = run_ranks(predictions_in, 4, Layout(data=4), conversations[:2])
     assert [predictions for predictions, _, _ in ranks] == [alone[:2]] * 4
     assert [len(told) for _, told, _ in ranks] == [1, 1, 0, 0]
+
+
+def tokens_in(layout: Layout) -> list[list[int]]:
+    """The next token of every sample of a few micro-batches, of a model with levels and an odd vocabulary."""
+    (model,) = trainer_in(models.levels(tied=True, freeze=False), layout).models
+    model.eval()
+    chosen = []
+    with torch.no_grad():
+        for batch in (batch for step in models.batches("image") for batch in step):
+            encoded = model.encode(batch) if batch.items and model.encoder else {}
+            chosen.append(next_tokens(model, batch, encoded, [batch.token_ids_bs.shape[1]] * batch.num_samples))
+    return chosen
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(pipeline=4), Layout(pipeline=2, tensor=2, sequence_parallel=True), Layout(pipeline=3, encoder_stage=True)], ids=str
+)
+def test_levels_and_a_padded_vocabulary(layout: Layout) -> None:
+    (alone,) = run_ranks(tokens_in, 1, Layout())
+    assert len({token for tokens in alone for token in tokens}) > 5
+    assert run_ranks(tokens_in, layout.world_size, layout) == [alone] * layout.world_size

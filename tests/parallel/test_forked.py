@@ -137,8 +137,8 @@ from loongforge_core.parallel.forked import fork_ranks
 
 folder = pathlib.Path(sys.argv[1])
 
-def work(rank, _):
-    (folder / f"{{rank}}.new").write_text(str(os.getpid()))
+def work(rank, shared):
+    (folder / f"{{rank}}.new").write_text(f"{{os.getpid()}} {{shared}}")
     (folder / f"{{rank}}.new").rename(folder / str(rank))
     time.sleep(120)
 
@@ -160,7 +160,9 @@ fork_ranks(work, 3)
         [sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(SOURCES)}, capture_output=True, timeout=60
     )
     assert ended.returncode != 0
-    wait_until_ended([int((tmp_path / str(rank)).read_text()) for rank in range(3)])
+    ranks = [(tmp_path / str(rank)).read_text().split() for rank in range(3)]
+    wait_until_ended([int(process) for process, _ in ranks])
+    assert not any(Path(shared).exists() for _, shared in ranks)
 
 
 def wait_until_ended(processes: list[int]) -> None:
