@@ -29,6 +29,7 @@ from loongforge_core.train.step import StepResult, Trainer, build_trainer
 from loongforge_core.train.stored import model_state, optimizer_state, steps_of_adam
 
 Compose = Callable[..., Composition]
+Expect = Callable[[Composition], Sequence[StepResult]]
 
 ONE = Layout()
 DATA = Layout(data=2)
@@ -183,6 +184,20 @@ def uninterrupted(composition: Composition) -> list[StepResult]:
     return train(trainer, data, 0, END)[SAVED_AT:]
 
 
+@pytest.fixture(scope="session")
+def expect() -> Expect:
+    """`uninterrupted`, once for every model."""
+    known: dict[str, Sequence[StepResult]] = {}
+
+    def expect(composition: Composition) -> Sequence[StepResult]:
+        model = str(composition.resolved["model"])
+        if model not in known:
+            (known[model],) = run_ranks(uninterrupted, 1, composition)
+        return known[model]
+
+    return expect
+
+
 # ---- compositions
 
 # Widths that are no powers of two: the ranges of the distributed optimizer, multiples of 64 values, end within rows.
@@ -264,10 +279,9 @@ def build(registry: Registry, data_file: Path, text_file: Path, tmp_path: Path) 
         pytest.param(PIPELINE, (ALL,), id="everything at once"),
     ],
 )
-def test_a_decoder_moves(build: Compose, source: Layout, targets: Sequence[Layout]) -> None:
+def test_a_decoder_moves(build: Compose, expect: Expect, source: Layout, targets: Sequence[Layout]) -> None:
     composition = build()
-    (expected,) = run_ranks(uninterrupted, 1, composition)
-    check(composition, source, *targets, expected=expected)
+    check(composition, source, *targets, expected=expect(composition))
 
 
 @pytest.mark.parametrize(
@@ -277,10 +291,9 @@ def test_a_decoder_moves(build: Compose, source: Layout, targets: Sequence[Layou
         pytest.param(SHARED, (ALL,), id="the last stage's copy is read in ranges"),
     ],
 )
-def test_a_tied_decoder_moves(build: Compose, source: Layout, targets: Sequence[Layout]) -> None:
+def test_a_tied_decoder_moves(build: Compose, expect: Expect, source: Layout, targets: Sequence[Layout]) -> None:
     composition = build(tied=True)
-    (expected,) = run_ranks(uninterrupted, 1, composition)
-    check(composition, source, *targets, expected=expected)
+    check(composition, source, *targets, expected=expect(composition))
 
 
 @pytest.mark.parametrize(
@@ -292,18 +305,16 @@ def test_a_tied_decoder_moves(build: Compose, source: Layout, targets: Sequence[
         pytest.param(SHARED, (ENCODER_STAGE,), True, id="an encoder that has no moments"),
     ],
 )
-def test_a_llava_moves(build: Compose, source: Layout, targets: Sequence[Layout], freeze: bool | list[str]) -> None:
+def test_a_llava_moves(build: Compose, expect: Expect, source: Layout, targets: Sequence[Layout], freeze: bool | list[str]) -> None:
     composition = build(images=True, freeze=freeze)
-    (expected,) = run_ranks(uninterrupted, 1, composition)
-    check(composition, source, *targets, expected=expected)
+    check(composition, source, *targets, expected=expect(composition))
 
 
 @pytest.mark.parametrize("optimizer", ["whole", "distributed"])
-def test_a_stage_on_which_nothing_trains_moves(build: Compose, optimizer: Literal["whole", "distributed"]) -> None:
+def test_a_stage_on_which_nothing_trains_moves(build: Compose, expect: Expect, optimizer: Literal["whole", "distributed"]) -> None:
     """Rank 0, which writes what all ranks share, knows of no step and no group of parameters."""
     composition = build(images=True, freeze=True, freeze_rest=["embedding.*"])
-    (expected,) = run_ranks(uninterrupted, 1, composition)
-    check(composition, replace(ENCODER_STAGE, optimizer=optimizer), DATA, expected=expected)
+    check(composition, replace(ENCODER_STAGE, optimizer=optimizer), DATA, expected=expect(composition))
 
 
 @pytest.mark.parametrize(("source", "target"), [(SHARED, SEQUENCE), (PIPELINE, OVERLAPPED)])
