@@ -196,6 +196,7 @@ LOADED_FOR_ALL = (
 
 def serve(connection_number: int) -> None:
     requests = Connection(connection_number)
+    sys.modules.pop("__mp_main__", None)  # multiprocessing's name for this server's own main module
     for name in LOADED_FOR_ALL:
         importlib.import_module(name)
     while True:

@@ -121,6 +121,18 @@ def wait_for(read, length: int):  # type: ignore[no-untyped-def]
     return found
 
 
+def test_a_function_of_the_main_module(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from loongforge_core.parallel.launch import run_ranks\n"
+        "def twice(number):\n    return 2 * number\n"
+        "if __name__ == '__main__':\n    print(run_ranks(twice, 2, 21))\n"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run([sys.executable, script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.stdout == "[42, 42]\n", done.stderr
+
+
 def test_single_process_can_be_entered_again() -> None:
     from megatron.core import parallel_state
 
