@@ -77,8 +77,8 @@ def run_in_groups(
     if parallel_state.get_tensor_model_parallel_group() is groups.tp:
         return tuple(run(inputs))
     needed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *parameters))
-    if not needed:
-        with global_groups(groups):
+    if not needed:  # whatever it makes for itself: a graph would be differentiated later, in another state
+        with torch.no_grad(), global_groups(groups):
             return tuple(run(inputs))
     anchor = torch.empty(0, requires_grad=True)  # parameters are no inputs, and without any that needs a gradient there is no backward
     outputs: tuple[Tensor, ...] = InGroups.apply(run, groups, anchor, *inputs)  # type: ignore[no-untyped-call]
