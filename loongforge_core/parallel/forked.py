@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 __all__ = ["Answer", "failure", "fork_ranks"]
 
-SETTLE_S = 0.3
+SETTLE_S = 0.5
 """A process that dies breaks the connections of others, and their complaints may come before the news of its death."""
 GRACE_S = 2.0
 """Until a process that does not end is ended without being asked."""
@@ -124,10 +124,17 @@ def collect(started: Mapping[Connection, Forked], folder: Path, stop: Connection
             return [still_running(folder, list(running.values()))]
         answers += [receive(pipe, running.pop(pipe)) for pipe in ready if isinstance(pipe, Connection)]
         if any(answer.traceback for answer in answers):
-            time.sleep(SETTLE_S)
-            answers += [receive(pipe, running.pop(pipe)) for pipe in wait(list(running), 0) if isinstance(pipe, Connection)]
-            return [first_failure(answers)]
+            return [first_failure([*answers, *more_news(running, answers)])]
     return sorted(answers, key=lambda answer: answer.rank)
+
+
+def more_news(running: dict[Connection, Forked], answers: Sequence[Answer]) -> list[Answer]:
+    """Of the ranks that have not answered, until one is found dead or nothing new is to be expected."""
+    news: list[Answer] = []
+    settled = time.monotonic() + SETTLE_S
+    while running and not any(answer.died for answer in [*answers, *news]) and (left := settled - time.monotonic()) > 0:
+        news += [receive(pipe, running.pop(pipe)) for pipe in wait(list(running), left) if isinstance(pipe, Connection)]
+    return news
 
 
 def receive(pipe: Connection, forked: Forked) -> Answer:

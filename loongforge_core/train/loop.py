@@ -78,10 +78,7 @@ def train(composition: Composition, registry: Registry, *, progress: Progress | 
 def result(run: Run, step: int, last: StepResult | None) -> TrainResult:
     checkpoint = agreed(lambda: newest_checkpoint(run.output_dir))
     assert checkpoint is not None
-    run.trainer.gather_weights()
-    if run.composition.run.parallel.overlap_param_gather:  # from now on, ranks need not make the same passes
-        for chunk in run.trainer.chunks:
-            chunk.disable_forward_pre_hook(param_sync=False)
+    run.trainer.gather_weights()  # from now on, ranks need not make the same passes
     return TrainResult(models=run.trainer.models, checkpoint=checkpoint, step=step, last=last)
 
 

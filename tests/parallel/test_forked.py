@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from loongforge_core.parallel import forked
 from loongforge_core.parallel.forked import fork_ranks
 
 SOURCES = Path(__file__).parents[2]
@@ -69,10 +70,12 @@ def test_a_rank_that_leaves_without_a_word_has_failed() -> None:
     assert "status 0" in text
 
 
-def test_the_dead_come_before_those_that_complain_about_it() -> None:
+def test_the_dead_come_before_those_that_complain_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forked, "SETTLE_S", 60.0)  # of which no more passes than the rank needs to die
+
     def work(rank: int, folder: Path) -> None:
         if rank == 2:
-            time.sleep(0.1)
+            time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGKILL)
         raise ConnectionError("rank 2 is gone")  # said before rank 2 is
 
@@ -81,7 +84,11 @@ def test_the_dead_come_before_those_that_complain_about_it() -> None:
 
 def test_the_first_of_those_that_raise() -> None:
     def work(rank: int, folder: Path) -> None:
-        time.sleep(0 if rank == 1 else 1.0)
+        if rank != 1:
+            while not (folder / "raised").exists():
+                time.sleep(0.01)
+            time.sleep(30)  # nobody waits for this
+        (folder / "raised").touch()
         raise ValueError(f"I am {rank}")
 
     rank, text = failed(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,9 +30,9 @@ def raise_on_rank_one() -> None:
     distributed.barrier()
 
 
-def die_on_rank_one() -> None:
+def die_on_rank_one(how: str) -> None:
     if distributed.get_rank() == 1:
-        os._exit(7)
+        os._exit(7) if how == "leaves" else os.kill(os.getpid(), signal.SIGKILL)
     distributed.barrier()
 
 
@@ -82,9 +83,11 @@ def test_a_rank_that_raises_ends_the_others_and_shows_its_traceback() -> None:
     assert time.monotonic() - start < 10
 
 
-def test_a_rank_that_dies_is_named() -> None:
-    with pytest.raises(RankError, match=r"(?s)rank 1 of 2.*status 7"):
-        run_ranks(die_on_rank_one, 2)
+@pytest.mark.parametrize(("how", "said"), [("leaves", "status 7"), ("is killed", r"status -9 \(SIGKILL\)")])
+def test_a_rank_that_dies_is_named(how: str, said: str) -> None:
+    """Not those that complain about their connections to it."""
+    with pytest.raises(RankError, match=f"(?s)rank 1 of 3.*{said}"):
+        run_ranks(die_on_rank_one, 3, how)
 
 
 def test_ranks_that_hang_say_where() -> None:
@@ -114,7 +117,7 @@ def test_ranks_end_with_the_process_that_started_them(tmp_path: Path) -> None:
 
 
 def wait_for(read, length: int):  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while len(found := read()) != length:
         assert time.monotonic() < deadline, found
         time.sleep(0.05)

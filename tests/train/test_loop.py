@@ -187,14 +187,15 @@ def test_what_trains_is_the_same_in_every_layout(compose: Compose) -> None:
 
 
 def train_then_read_alone(composition: Composition, layout: Layout) -> tuple[list[str], torch.Tensor]:
-    """What this rank wrote to its terminal, and its last weights; rank 0 then makes a pass that no other rank makes."""
+    """What this rank wrote to its terminal, and its last weights; of the finished run, rank 0 makes a pass that no other rank makes."""
     composition = replace(composition, run=layout.settings(composition.run))
     initialise_groups(composition.run.parallel, seed=1)
     with contextlib.redirect_stderr(io.StringIO()) as said:
         model = train(composition, Registry.discover()).models[0]
     weights = torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()])
+    again = train(composition, Registry.discover(), progress=quiet()).models[0]
     if distributed.get_rank() == 0:
-        model(TrainingData(composition, Registry.discover()).batches(0)[0])
+        again(TrainingData(composition, Registry.discover()).batches(0)[0])
     return said.getvalue().splitlines(), weights
 
 
