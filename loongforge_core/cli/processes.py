@@ -147,9 +147,9 @@ def differences(everywhere: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
 @contextlib.contextmanager
 def joined(place: Place, *, debug: bool) -> Iterator[Job]:
     """Among the ranks of a launcher. An exception within ends this process: hard, so that nothing that others wait for holds it up."""
+    job = Job(place, meet(rank=place.rank, world_size=place.world_size, address=place.address, port=place.port))
     if place.rank:
         be_silent()
-    job = Job(place, meet(rank=place.rank, world_size=place.world_size, address=place.address, port=place.port))
     try:
         yield job
     except BaseException as error:

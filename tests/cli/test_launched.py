@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from datetime import timedelta
+
 import pytest
 
 from loongforge_core.cli.launched import Place, first_host, launched
 from loongforge_core.cli.main import main
 from loongforge_core.errors import InputError
+from loongforge_core.parallel import launch
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29400"}
 SRUN = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "123456"}
@@ -96,3 +100,16 @@ def test_nproc_beside_a_launcher(environment: dict[str, str], monkeypatch: pytes
     monkeypatch.setenv(next(iter(environment)), "0")
     assert main(["train", "digits", "--nproc", "2"]) == 2
     assert "has started 8 already: leave it out" in capsys.readouterr().err
+
+
+def test_a_rank_that_does_not_find_the_others_says_where_it_looked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "MEETING_TIMEOUT", timedelta(seconds=1))
+    with socket.socket() as nobody:  # bound, and not listening
+        nobody.bind(("localhost", 0))
+        port = nobody.getsockname()[1]
+        for name, value in {**TORCHRUN, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}.items():
+            monkeypatch.setenv(name, value)
+        assert main(["train", "digits"]) == 1
+    assert f"rank 5 of 8 did not find the others at localhost:{port}" in capsys.readouterr().err
