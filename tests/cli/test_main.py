@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from argparse import Namespace
 
 import pytest
 
+from loongforge_core.cli import run
 from loongforge_core.cli.main import main
 from loongforge_core.errors import DataError, LoongForgeError
 
@@ -95,3 +97,24 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "loongforge_core.cli.run", stand_in)
     with pytest.raises(ZeroDivisionError):
         main(["train", "digits"])
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "import-hf", "export-hf"])
+def test_help_tells_how_to_start_several_processes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--nproc N" in said and "torchrun or srun" in " ".join(said.split())
+    assert main([command, "digits", "--nproc", "0"]) == 2
+
+
+def test_ranks_share_the_cores_where_nobody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "physical_cores", lambda: 8)
+    for name in ("OPENBLAS_NUM_THREADS", "PYTORCH_NVML_BASED_CUDA_CHECK", "CUDA_DEVICE_MAX_CONNECTIONS"):
+        monkeypatch.setenv(name, "")  # put back after this test
+    for number, threads in ((2, "4"), (3, "2"), (16, "1")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        run.prepare_to_fork(number)
+        assert os.environ["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    run.prepare_to_fork(2)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
