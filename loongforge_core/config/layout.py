@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 
 from loongforge_core.config.composition import Composition
-from loongforge_core.config.settings import ParallelSettings, RunSettings
+from loongforge_core.config.settings import EncoderLayout, ParallelSettings, RunSettings
 
 __all__ = ["describe_layout", "layers_of_stages", "processes_needed", "replicas", "tensor_size"]
 
 
 def tensor_size(parallel: ParallelSettings, slot: str) -> int:
     """Tensor-parallel size of an encoder slot, and of its projector."""
-    own = parallel.encoders[slot]
+    own = parallel.encoders.get(slot, EncoderLayout())
     if own.layout == "replicate":
         return 1
     return own.tensor_model_parallel_size or parallel.tensor_model_parallel_size

@@ -139,8 +139,10 @@ class Component(nn.Module, ABC, Generic[ConfigT]):
     ) -> dict[str, Any]:
         """Megatron's description of every tensor here and its place in the whole. Right for Megatron's layers and for replicated ones."""
         from loongforge_core.parallel.bookkeeping import number_copies, sharded_state_dict
+        from loongforge_core.parallel.global_state import global_groups
 
-        described = sharded_state_dict(self, prefix, sharded_offsets, metadata, groups=self.context.groups)
+        with global_groups(self.context.groups):  # a module inside may ask which part of a tensor is its own
+            described = sharded_state_dict(self, prefix, sharded_offsets, metadata, groups=self.context.groups)
         number_copies(described, self.context.groups)
         return described
 

@@ -69,6 +69,7 @@ class Batch:
             loss_mask_bs=F.pad(self.loss_mask_bs, (0, missing)),
             position_ids=F.pad(self.position_ids, (0, missing)),
             padding_mask_bs=F.pad(padding_bs, (0, missing), value=True),
+            packed=None if self.packed is None else with_padding(self.packed, missing),
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -89,3 +90,11 @@ class Batch:
             padding_mask_bs=None if self.padding_mask_bs is None else self.padding_mask_bs.to(device),
             packed=self.packed,
         )
+
+
+def with_padding(packed: PackedSeqParams, missing: int) -> PackedSeqParams:
+    """The padding is a sequence of its own, behind the others."""
+    ends = ("cu_seqlens_q", "cu_seqlens_kv", "cu_seqlens_q_padded", "cu_seqlens_kv_padded")
+    longer = {name: torch.cat((value, value[-1:] + missing)) for name in ends if (value := getattr(packed, name)) is not None}
+    longest = {name: max(value, missing) for name in ("max_seqlen_q", "max_seqlen_kv") if (value := getattr(packed, name)) is not None}
+    return replace(packed, **longer, **longest)

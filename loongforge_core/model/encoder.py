@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from loongforge_core.component import Shape
 from loongforge_core.config.composition import encoder_slot, projector_slot
+from loongforge_core.errors import PluginError
 from loongforge_core.layers.interfaces import Component, Features, Items
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.merge import merge, scatter_level, with_zero_gradients
@@ -68,6 +69,7 @@ class OmniEncoderModel(nn.Module):
                 continue
             features = encoded[modality] if encoded else self.encode(modality, batch.items[modality])
             placement = batch.placements[modality]
+            check_rows(modality, features, len(placement.position_N))
             hidden_sbh = merge(hidden_sbh, features.hidden_NW, placement)
             for index, level_Nh in enumerate(features.levels):
                 level_sbh = scatter_level(level_Nh, placement, hidden_sbh)
@@ -76,6 +78,16 @@ class OmniEncoderModel(nn.Module):
                 else:
                     levels.append(level_sbh)
         return DecoderInput(hidden_sbh, tuple(levels))
+
+
+def check_rows(modality: str, features: Features, expected: int) -> None:
+    """Raises PluginError where an encoder does not emit what its config says that it does: places are counted by that."""
+    for what, tensor in (("features", features.hidden_NW), *((f"level {index}", level) for index, level in enumerate(features.levels))):
+        if len(tensor) != expected:
+            raise PluginError(
+                f"{encoder_slot(modality)} and what follows it gave {len(tensor)} rows of {what} for the {expected} places that "
+                "`token_grid` and `num_tokens` of their configs say"
+            )
 
 
 def in_own_groups(component: Component[Any], value: Items | Features) -> Features:

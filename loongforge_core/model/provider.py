@@ -15,12 +15,13 @@ import torch
 from loongforge_core.config.composition import FOUNDATION, Composition, Slot, encoder_slot
 from loongforge_core.config.layout import layers_of_stages, tensor_size
 from loongforge_core.config.slots import slot_modality
+from loongforge_core.errors import PluginError
 from loongforge_core.layers.interfaces import Backbone, BuildContext, Component, PipelineStage, Recipe
 from loongforge_core.model.auto import AutoModel
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.encoder import OmniEncoderModel
 from loongforge_core.model.freeze import check_patterns, freeze
-from loongforge_core.parallel.bookkeeping import mark_owned
+from loongforge_core.parallel.bookkeeping import described_parameters, mark_owned
 from loongforge_core.parallel.global_state import global_groups
 from loongforge_core.parallel.groups import component_groups, encoder_groups, local_device
 from loongforge_core.parallel.initialise import initialise
@@ -57,7 +58,8 @@ class OmniModelProvider:
         context = self.context(pg_collection or component_groups(), pre_process, post_process, vp_stage)
         settings = self.composition.run
         model = self.build(context)
-        for component in model.components().values():
+        for slot, component in model.components().items():
+            require_described(slot, component)
             mark_owned(component)
         if context.device.type != "meta":
             filled = self.fill(model.components()) if self.fill else ()
@@ -125,6 +127,13 @@ class OmniModelProvider:
             cross_entropy_dtype=self.cross_entropy_dtype,
             layout=pipeline_fields(self.composition),
         )
+
+
+def require_described(slot: str, component: Component[Any]) -> None:
+    """Raises PluginError naming parameters that would have no initial value, no owner and no place in a checkpoint."""
+    described = {id(part.data) for part in described_parameters(component)}
+    if missing := [name for name, parameter in component.named_parameters() if id(parameter) not in described]:
+        raise PluginError(f"the component in slot {slot} leaves parameters out of its `sharded_state_dict`: {', '.join(missing)}")
 
 
 def pipeline_fields(composition: Composition) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ copy of number zero is stored, and of the ranks that share their data the one th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,7 @@ def owned_parameters(module: Any) -> Iterator[tuple[nn.Parameter, int]]:
         if not any(replica(part)):
             rows = module.published_rows(part.key)
             padding = 0 if rows is None else max(0, part.global_offset[0] + part.data.shape[0] - max(rows, part.global_offset[0]))
-            yield part.data, part.data.numel() - padding * part.data[0].numel()
+            yield part.data, part.data.numel() - padding * math.prod(part.data.shape[1:])
 
 
 def sharded_state_dict(

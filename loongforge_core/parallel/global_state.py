@@ -1,7 +1,8 @@
 """Lets a component that reads Megatron's global parallel state run in groups of its own.
 
 Our components are handed their groups and never ask; a third party's may be made of Megatron's layers without arguments, which ask
-`parallel_state` when they are built, run, recomputed and differentiated. For them the state says, meanwhile, what their groups are.
+`parallel_state` when they are built, described, run, recomputed and differentiated. For them the state says, meanwhile, what their groups
+are. Left out: groups of experts, which are the language model's.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ UNSET = (
 @contextlib.contextmanager
 def global_groups(groups: ProcessGroupCollection) -> Iterator[None]:
     """Megatron's global state says `groups`; what it said before comes back, also when an exception passes."""
+    if says(groups):
+        yield
+        return
     own: dict[str, Any] = {name: getattr(groups, field) for field, name in GROUPS.items()}
     own |= {name: distributed.get_process_group_ranks(getattr(groups, field)) for field, name in RANKS.items()}
     own |= dict.fromkeys(UNSET)
@@ -67,6 +71,10 @@ def global_groups(groups: ProcessGroupCollection) -> Iterator[None]:
         vars(parallel_state).update(before)
 
 
+def says(groups: ProcessGroupCollection) -> bool:
+    return parallel_state.get_tensor_model_parallel_group(check_initialized=False) is groups.tp
+
+
 def run_in_groups(
     run: Callable[[Sequence[Tensor]], Sequence[Tensor]],
     inputs: Sequence[Tensor],
@@ -74,12 +82,12 @@ def run_in_groups(
     groups: ProcessGroupCollection,
 ) -> tuple[Tensor, ...]:
     """`run(inputs)`, which uses `parameters`, in a global state of `groups`; its backward pass and recomputation run in it too."""
-    if parallel_state.get_tensor_model_parallel_group() is groups.tp:
-        return tuple(run(inputs))
     needed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*inputs, *parameters))
     if not needed:  # whatever it makes for itself: a graph would be differentiated later, in another state
         with torch.no_grad(), global_groups(groups):
             return tuple(run(inputs))
+    if says(groups):
+        return tuple(run(inputs))
     anchor = torch.empty(0, requires_grad=True)  # parameters are no inputs, and without any that needs a gradient there is no backward
     outputs: tuple[Tensor, ...] = InGroups.apply(run, groups, anchor, *inputs)  # type: ignore[no-untyped-call]
     return outputs
@@ -99,9 +107,11 @@ class InGroups(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.outputs is None:
+            raise RuntimeError("an encoder in groups of its own can be differentiated once for each forward pass")
         reached = [(output, gradient) for output, gradient in zip(ctx.outputs, gradients, strict=True) if output.requires_grad]
         with global_groups(ctx.groups):
             torch.autograd.backward([output for output, _ in reached], [gradient for _, gradient in reached])
         found = tuple(tensor.grad for tensor in ctx.inputs)
-        del ctx.inputs, ctx.outputs
+        ctx.inputs = ctx.outputs = None
         return (None, None, None, *found)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, distributed
@@ -41,6 +39,8 @@ class Layout:
     """Tensor size of encoder slots; those that are not named are replicated."""
     optimizer: Literal["whole", "distributed", "overlapped"] = "whole"
     """`overlapped`: distributed, with gradients reduced and weights gathered while passes go on."""
+    overlap_grad_reduce: bool = False
+    """Gradients are reduced while the backward pass goes on, whatever the optimizer."""
     recompute: Literal["none", "selective", "full"] = "none"
 
     @property
@@ -56,6 +56,7 @@ class Layout:
             "an encoder stage" if self.encoder_stage else "",
             *(f"{slot} on {size} tensor ranks" for slot, size in self.encoders.items()),
             "" if self.optimizer == "whole" else f"{self.optimizer} optimizer",
+            "overlapped reduction" if self.overlap_grad_reduce else "",
             "" if self.recompute == "none" else f"{self.recompute} recomputation",
         ]
         named = ", ".join(filter(None, extras))
@@ -75,7 +76,7 @@ class Layout:
             num_layers_in_last_pipeline_stage=self.last_stage,
             sequence_parallel=self.sequence_parallel,
             use_distributed_optimizer=self.optimizer != "whole",
-            overlap_grad_reduce=self.optimizer == "overlapped",
+            overlap_grad_reduce=self.overlap_grad_reduce or self.optimizer == "overlapped",
             overlap_param_gather=self.optimizer == "overlapped",
             ddp_bucket_size=BUCKET_SIZE,
             encoders=encoders,
@@ -96,6 +97,21 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Owned:
+    """A part of a parameter, and what this rank does with it."""
+
+    name: str
+    """The slot, then the global name."""
+    shape: tuple[int, ...]
+    """Of the whole parameter, vocabulary padding included."""
+    where: tuple[slice, ...]
+    counted: bool
+    """In the gradient norm."""
+    stored: bool
+    """In a checkpoint."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """One rank's numbers."""
 
@@ -103,16 +119,11 @@ class Measured:
     gradients: tuple[Part, ...]
     """Of the first step's mean loss."""
     final: tuple[Part, ...]
-    losses: tuple[float, ...]
-    grad_norms: tuple[float, ...]
+    losses: tuple[float | None, ...]
+    grad_norms: tuple[float | None, ...]
     learning_rates: tuple[float, ...]
     data_rank: int
-    sizes: Mapping[str, int]
-    """Values of each whole tensor of which something is here, vocabulary padding included, by the names of the parts."""
-    counted: Counter[str]
-    """How many of them this rank counts in the gradient norm."""
-    stored: Counter[str]
-    """How many it stores in a checkpoint."""
+    owned: tuple[Owned, ...]
 
 
 def measure(composition: Composition, layout: Layout, batches: Sequence[Sequence[Batch]]) -> Measured:
@@ -131,11 +142,11 @@ def measure_steps(trainer: Trainer, shares: Sequence[Sequence[Batch]]) -> Measur
         initial=initial,
         gradients=gradients,
         final=parts(trainer),
-        losses=tuple(result.loss or 0.0 for result in results),
-        grad_norms=tuple(result.grad_norm or 0.0 for result in results),
+        losses=tuple(result.loss for result in results),
+        grad_norms=tuple(result.grad_norm for result in results),
         learning_rates=tuple(result.learning_rate for result in results),
         data_rank=trainer.groups.dp.rank(),
-        **ownership(trainer),
+        owned=owned_parts(trainer),
     )
 
 
@@ -200,26 +211,26 @@ def parts(trainer: Trainer) -> tuple[Part, ...]:
     )
 
 
-def ownership(trainer: Trainer) -> dict[str, Any]:
-    """Of every parameter here: how large it is as a whole, how many of its values this rank counts, and how many it stores."""
+def owned_parts(trainer: Trainer) -> tuple[Owned, ...]:
+    """Of every part of a parameter that is here, whether this rank counts it in the gradient norm and stores it in a checkpoint."""
     from megatron.core.dist_checkpointing.dict_utils import nested_values
-    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, apply_factories, is_main_replica
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories, is_main_replica
     from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
     from megatron.core.transformer.module import param_is_not_shared
 
-    sizes: dict[str, int] = {}
-    counted: Counter[str] = Counter()
-    stored: Counter[str] = Counter()
-    for model in trainer.models:
-        for slot, component in model.components().items():
-            described = component.sharded_state_dict()
-            for part in nested_values(described):
-                if isinstance(part, ShardedTensor | ShardedTensorFactory) and isinstance(part.data, torch.nn.Parameter):
-                    is_counted = param_is_not_shared(part.data) and param_is_not_tensor_parallel_duplicate(part.data)
-                    counted[f"{slot}.{part.key}"] += part.data.numel() * is_counted
-            apply_factories(described)
-            for part in nested_values(described):
-                if isinstance(part, ShardedTensor) and (name := f"{slot}.{part.key}") in counted:
-                    sizes[name] = math.prod(part.global_shape)
-                    stored[name] += part.data.numel() * is_main_replica(part.replica_id)
-    return {"sizes": sizes, "counted": counted, "stored": stored}
+    from loongforge_core.parallel.bookkeeping import described_parameters
+
+    found = []
+    for slot, component in (pair for model in trainer.models for pair in model.components().items()):
+        counted = {
+            part.key: param_is_not_shared(part.data) and param_is_not_tensor_parallel_duplicate(part.data)
+            for part in described_parameters(component)
+        }
+        described = component.sharded_state_dict()
+        apply_factories(described)
+        for part in nested_values(described):
+            if isinstance(part, ShardedTensor) and part.key in counted:
+                where = tuple(slice(start, start + size) for start, size in zip(part.global_offset, part.local_shape, strict=True))
+                stored = is_main_replica(part.replica_id)
+                found.append(Owned(f"{slot}.{part.key}", tuple(part.global_shape), where, counted[part.key], stored))
+    return tuple(found)

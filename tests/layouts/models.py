@@ -41,7 +41,7 @@ SIGLIP: dict[str, Any] = {
 }
 MLP = {"type": "mlp", "init_method_std": 0.1}
 # The gradient of a SigLIP's key bias is nothing but rounding, about 1e-9: with the usual 1e-8 Adam would make steps of it.
-TRAIN = {"lr": 1e-2, "steps": 3, "lr_warmup_steps": 1, "adam_eps": 1e-6}
+TRAIN = {"lr": 1e-2, "steps": 3, "lr_warmup_steps": 1, "adam_eps": 1e-5}
 
 registry = Registry.discover()
 for spec in SPECS:
@@ -126,22 +126,20 @@ def micro_batch(*, seed: int, lengths: Sequence[int], **pictures: Sequence[int])
     )
 
 
-# Three steps of six micro-batches: one and two samples of 3 to 13 tokens, with none to three items. In the second step no picture is
-# among the last three, which are one of two data-parallel ranks' share; in the third no image, but a video.
-LENGTHS = ([5], [9, 3], [12], [3], [7, 13], [4])
-IMAGES = (([1], [0, 2], [0], [3], [0, 0], [1]), ([0], [1, 1], [2], [0], [0, 0], [0]), ([0], [0, 0], [0], [1], [2, 1], [0]))
-VIDEOS = (([0], [1, 0], [2], [0], [0, 1], [0]), ([2], [0, 1], [0], [0], [0, 0], [0]), ([1], [0, 0], [0], [0], [0, 0], [2]))
+# Three steps of six micro-batches: one and two samples of 3 to 13 tokens, with none to three items. In each step one of two data-parallel
+# ranks, whose shares are three micro-batches, has no item; in the third there is no video at all.
+LENGTHS = ([5], [9, 3], [12], [3], [7, 13], [4], [6], [3, 8])
+IMAGES = (([0], [1, 1], [2], [0], [0, 0], [0]), ([0], [0, 0], [0], [3], [2, 1], [0]), ([1], [0, 2], [0], [0], [0, 0], [0]))
+VIDEOS = (([2], [0, 1], [0], [0], [0, 0], [0]), ([0], [0, 0], [0], [0], [0, 1], [2]), ([0], [0, 0], [0], [0], [0, 0], [0]))
 
 
-def batches(*modalities: str) -> list[list[Batch]]:
-    """The micro-batches of every step, with items of these modalities (`image`, `video`)."""
+def batches(*modalities: str, number: int = 6) -> list[list[Batch]]:
+    """So many micro-batches of every step, with items of these modalities (`image`, `video`) in the first six."""
     counts = {"image": IMAGES, "video": VIDEOS}
     return [
         [
-            micro_batch(
-                seed=100 + 10 * step + number, lengths=each, **{modality: counts[modality][step][number] for modality in modalities}
-            )
-            for number, each in enumerate(LENGTHS)
+            micro_batch(seed=100 + 10 * step + index, lengths=each, **{modality: counts[modality][step][index] for modality in modalities})
+            for index, each in enumerate(LENGTHS[:number])
         ]
         for step in range(3)
     ]

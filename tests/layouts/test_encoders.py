@@ -77,7 +77,8 @@ def seen_here(layout: Layout, step: Sequence[Batch]) -> Seen:
     ids=str,
 )
 def test_what_every_rank_holds_and_encodes(layout: Layout) -> None:
-    step = batches("image", "video")[0]
+    with_items = batches("image", "video")
+    step = with_items[0][:3] + with_items[1][3:]  # items for both data-parallel ranks
     ranks = run_ranks(seen_here, layout.world_size, layout, step)
     for rank in ranks:
         if rank.stage:

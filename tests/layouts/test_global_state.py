@@ -16,7 +16,7 @@ from loongforge_core.model import encoder
 from loongforge_core.parallel import global_state
 from loongforge_core.parallel.global_state import run_in_groups
 from loongforge_core.parallel.launch import run_ranks
-from loongforge_core.testing.layouts import Layout, measure, trainer_in
+from loongforge_core.testing.layouts import Layout, check_layouts, measure, trainer_in
 from loongforge_core.testing.layouts import compare as compare_measured
 
 STATE = (*global_state.GROUPS.values(), *global_state.RANKS.values(), *global_state.UNSET)
@@ -101,3 +101,9 @@ def test_ours_do_not_need_it() -> None:
     layout = Layout(tensor=4, encoders={"image_encoder": 2})
     (one,) = run_ranks(measure, 1, llava_like(), Layout(), batches("image"))
     compare_measured(one, run_ranks(without_switching, 4, layout), layout)
+
+
+def test_a_frozen_one_is_not_differentiated() -> None:
+    """Its own checkpointing would run it again in the backward pass, in the language model's state."""
+    model = two_encoders(tied=True, freeze=True)
+    check_layouts(model, [Layout(tensor=2)], batches("image", "video"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ Steps = Sequence[Sequence[Batch]]
 
 TENSOR = Layout(tensor=2, sequence_parallel=True)
 DATA = Layout(data=2)
+TABLE = "embedding.word_embeddings.weight"
 FC2, NORM = "decoder.layers.0.mlp.linear_fc2.weight", "decoder.layers.1.input_layernorm.weight"
 
 # ---- faults, as a rank commits them
@@ -66,6 +68,25 @@ def stored_twice(composition: Composition, layout: Layout, batches: Steps) -> Me
     return measure_steps(trainer, batches)
 
 
+def owned_in_halves(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    """Both ranks own the first half of a tensor, and nobody the second: as many values as there are."""
+    trainer = trainer_in(composition, layout)
+    foundation = trainer.models[0].foundation
+    measured = measure_steps(trainer, batches)
+    whole = foundation.get_parameter(FC2).shape
+    first_half = (slice(0, whole[0]), slice(0, whole[1]))
+    owned = [replace(part, where=first_half, counted=True) if part.name.endswith(FC2) else part for part in measured.owned]
+    return replace(measured, owned=tuple(owned))
+
+
+def padding_not_a_number(composition: Composition, layout: Layout, batches: Steps) -> Measured:
+    trainer = trainer_in(composition, layout)
+    if distributed.get_rank() == 1:
+        with torch.no_grad():
+            trainer.models[0].foundation.get_parameter(TABLE)[-1] = torch.nan
+    return measure_steps(trainer, batches)
+
+
 def same_share_on_every_rank(composition: Composition, layout: Layout, batches: Steps) -> Measured:
     return measure_steps(trainer_in(composition, layout), [share(step, 0, layout.data) for step in batches])
 
@@ -108,6 +129,7 @@ def one(composition: Composition) -> Measured:
         (wrong_slice, TENSOR, f"initial weights of foundation.{FC2}"),
         (doubled_gradient, TENSOR, f"gradients of foundation.{FC2}"),
         (forgotten_all_reduce, TENSOR, f"gradients of foundation.{NORM}"),
+        (padding_not_a_number, TENSOR, f"initial weights of foundation.{TABLE}"),
         (same_share_on_every_rank, DATA, "loss of step 1"),
         (last_micro_batch_missing, DATA, "loss of step 1"),
     ],
@@ -127,14 +149,26 @@ def test_a_planted_fault_is_named(
 
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [(counted_twice, "32 are counted in the gradient norm of data rank 0"), (stored_twice, "32 are stored in a checkpoint")],
+    [
+        (counted_twice, [f"not once but 2 times, 16 of 16 values of foundation.{NORM} are counted in the gradient norm of data rank 0"]),
+        (stored_twice, [f"not once but 2 times, 16 of 16 values of foundation.{NORM} are stored in a checkpoint"]),
+        (
+            owned_in_halves,
+            [
+                f"not once but 0 times or 2 times, 512 of 512 values of foundation.{FC2} are counted in the gradient norm of data rank 0",
+                f"not once but 0 times or 2 times, 512 of 512 values of foundation.{FC2} are stored in a checkpoint",
+            ],
+        ),
+    ],
 )
-def test_a_parameter_with_two_owners_is_named(composition: Composition, one: Measured, fault: Callable[..., Measured], said: str) -> None:
+def test_a_parameter_with_two_owners_is_named(
+    composition: Composition, one: Measured, fault: Callable[..., Measured], said: list[str]
+) -> None:
     ranks = run_ranks(fault, TENSOR.world_size, composition, TENSOR, batches())
     with pytest.raises(AssertionError) as raised:
         compare(one, ranks, TENSOR)
     lines = [line for line in str(raised.value).splitlines() if "gradient norm of step" not in line and ": weights of " not in line]
-    assert lines == [f"{TENSOR}: of 16 values of foundation.{NORM}, {said}"]
+    assert lines == [f"{TENSOR}: {line}" for line in said]
 
 
 def test_values_on_no_rank_are_missed(composition: Composition, one: Measured) -> None:

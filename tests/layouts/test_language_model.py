@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from models import batches, language_model
 
+from loongforge_core.model.batch import Batch
 from loongforge_core.testing.layouts import Layout, check_layouts
 
 LAYOUTS = (
-    Layout(tensor=2, optimizer="distributed"),
+    Layout(data=2, optimizer="distributed", overlap_grad_reduce=True),
     Layout(data=2, tensor=2, pipeline=2, sequence_parallel=True, optimizer="overlapped"),
     Layout(pipeline=3, first_stage=1, last_stage=1, recompute="full"),
 )
@@ -23,3 +27,35 @@ def test_tensor_ranks_share_key_and_value_heads_where_these_are_fewer() -> None:
     check_layouts(
         language_model(tied=False, num_query_groups=2), [Layout(tensor=4, sequence_parallel=True, recompute="selective")], batches()
     )
+
+
+def test_many_ranks_of_one_kind() -> None:
+    layouts = [Layout(data=8), Layout(data=4, tensor=2, optimizer="distributed"), Layout(tensor=8, sequence_parallel=True)]
+    check_layouts(language_model(tied=True), layouts, batches(number=8))
+
+
+def test_packed_rows() -> None:
+    """Two samples in a row of an odd length, which sequence parallelism pads."""
+    steps = [[packed(batch) for batch in step] for step in batches()]
+    check_layouts(language_model(tied=False), [Layout(tensor=2, sequence_parallel=True), Layout(pipeline=2)], steps)
+
+
+def packed(batch: Batch) -> Batch:
+    """The batch's samples one after another in one row."""
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    number, length = batch.token_ids_bs.shape
+    ends = torch.arange(number + 1, dtype=torch.int32) * length
+    return Batch(
+        token_ids_bs=batch.token_ids_bs.reshape(1, -1),
+        labels_bs=batch.labels_bs.reshape(1, -1),
+        loss_mask_bs=batch.loss_mask_bs.reshape(1, -1),
+        position_ids=batch.position_ids.reshape(1, -1),
+        packed=PackedSeqParams(qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=length, max_seqlen_kv=length),
+    )
+
+
+def test_a_step_without_targets_changes_nothing() -> None:
+    first, *rest = batches()
+    untargeted = [replace(batch, loss_mask_bs=torch.zeros_like(batch.loss_mask_bs)) for batch in first]
+    check_layouts(language_model(tied=True), [Layout(data=2, pipeline=2, optimizer="overlapped")], [*rest, untargeted])

@@ -27,7 +27,7 @@ DIMENSIONS: dict[str, tuple[Any, ...]] = {
     "pipeline": (1, 2, 3, 4),
     "sequence_parallel": (False, True),
     "stages": ("even", "uneven", "encoders"),
-    "optimizer": ("whole", "distributed", "overlapped"),
+    "optimizer": ("whole", "whole, overlapped", "distributed", "overlapped"),
     "recompute": ("none", "selective", "full"),
     "tied": (False, True),
     "freeze": ("nothing", "partly", "whole"),
@@ -60,7 +60,8 @@ def layout_of(row: Row) -> Layout:
         last_stage=2 if uneven and row["pipeline"] == 3 else None,
         encoder_stage=row["stages"] == "encoders",
         encoders={name: row[name] for name in ("image_encoder", "video_encoder") if row.get(name, "replicate") != "replicate"},
-        optimizer=row["optimizer"],
+        optimizer=row["optimizer"].removesuffix(", overlapped"),
+        overlap_grad_reduce=row["optimizer"].endswith(", overlapped"),
         recompute=row["recompute"],
     )
 

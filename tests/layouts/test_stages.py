@@ -44,16 +44,16 @@ def stage_here(layout: Layout) -> Stage:
     )
 
 
-# Of the six micro-batches, the third and the fifth have no image, and so no levels.
+# Of the six micro-batches, the second and the third have images, and so levels.
 @pytest.mark.parametrize(
     ("layout", "layers", "rows"),
     [
         (Layout(pipeline=2), [(0, 1), (2, 3)], [(1,) * 6]),
-        (Layout(pipeline=4), [(0,), (1,), (2,), (3,)], [(2, 2, 1, 2, 1, 2), (1,) * 6, (1,) * 6]),
-        (Layout(pipeline=2, first_stage=1), [(0,), (1, 2, 3)], [(2, 2, 1, 2, 1, 2)]),
-        (Layout(pipeline=3, last_stage=2, first_stage=1), [(0,), (1,), (2, 3)], [(2, 2, 1, 2, 1, 2), (1,) * 6]),
-        (Layout(pipeline=2, encoder_stage=True), [(), (0, 1, 2, 3)], [(3, 3, 1, 3, 1, 3)]),
-        (Layout(pipeline=4, encoder_stage=True), [(), (0, 1), (2,), (3,)], [(3, 3, 1, 3, 1, 3), (1,) * 6, (1,) * 6]),
+        (Layout(pipeline=4), [(0,), (1,), (2,), (3,)], [(1, 2, 2, 1, 1, 1), (1,) * 6, (1,) * 6]),
+        (Layout(pipeline=2, first_stage=1), [(0,), (1, 2, 3)], [(1, 2, 2, 1, 1, 1)]),
+        (Layout(pipeline=3, last_stage=2, first_stage=1), [(0,), (1,), (2, 3)], [(1, 2, 2, 1, 1, 1), (1,) * 6]),
+        (Layout(pipeline=2, encoder_stage=True), [(), (0, 1, 2, 3)], [(1, 3, 3, 1, 1, 1)]),
+        (Layout(pipeline=4, encoder_stage=True), [(), (0, 1), (2,), (3,)], [(1, 3, 3, 1, 1, 1), (1,) * 6, (1,) * 6]),
     ],
     ids=str,
 )

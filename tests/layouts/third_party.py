@@ -9,9 +9,10 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, checkpoint
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 
-from loongforge_core.component import ComponentSpec, EncoderConfig, Shape, indivisible
+from loongforge_core.component import ComponentSpec, EncoderConfig, Initial, InitialValues, Shape, indivisible
 from loongforge_core.layers.interfaces import BuildContext, Encoder, Features, Items
 
 WIDTH = 16
@@ -51,10 +52,14 @@ class TwoLevelEncoder(Encoder[TwoLevelConfig]):
     def __init__(self, config: TwoLevelConfig, context: BuildContext) -> None:
         super().__init__(config, context)
         self.features, self.first, self.second = (nn.Linear(3 * 16, WIDTH) for _ in range(3))
+        self.scale = nn.Parameter(torch.empty(()))
+
+    def initial_values(self) -> InitialValues:
+        return InitialValues.transformer(0.02, first={"scale": Initial("constant", 2.0)})
 
     def forward(self, items: Items) -> Features:
         pixels_NP = patches(items)
-        return Features(self.features(pixels_NP), ((2, 2),) * len(items), (self.first(pixels_NP), self.second(pixels_NP)))
+        return Features(self.scale * self.features(pixels_NP), ((2, 2),) * len(items), (self.first(pixels_NP), self.second(pixels_NP)))
 
 
 SEEN: list[tuple[str, int]] = []
@@ -79,6 +84,15 @@ class AskInBackward(torch.autograd.Function):
         return gradient * parallel_state.get_tensor_model_parallel_world_size() / ctx.size
 
 
+class DescribesItself(ColumnParallelLinear):  # type: ignore[misc]
+    """A layer that says in Megatron's words, without naming a group, which part of a tensor is its own."""
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
+        tensors = self.state_dict(prefix="", keep_vars=True)
+        described: dict[str, Any] = make_sharded_tensors_for_checkpoint(tensors, prefix, {"weight": 0, "bias": 0}, sharded_offsets)
+        return described
+
+
 class GlobalStateEncoder(Encoder[SplitPatchConfig]):
     """Megatron's layers, built and run as in Megatron's own models: whatever groups there are, they find them in `parallel_state`."""
 
@@ -96,7 +110,7 @@ class GlobalStateEncoder(Encoder[SplitPatchConfig]):
             params_dtype=context.dtype,
         )
         arguments: dict[str, Any] = {"config": megatron, "init_method": nn.init.zeros_, "bias": True, "skip_bias_add": False}
-        self.inner = ColumnParallelLinear(3 * 16, 2 * WIDTH, gather_output=False, **arguments)
+        self.inner = DescribesItself(3 * 16, 2 * WIDTH, gather_output=False, **arguments)
         self.outer = RowParallelLinear(2 * WIDTH, WIDTH, input_is_parallel=True, **arguments)
 
     def forward(self, items: Items) -> Features:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from loongforge_core.component import ComponentSpec, EncoderConfig, Shape
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
+from loongforge_core.errors import PluginError
 from loongforge_core.layers.interfaces import BuildContext, Encoder, Features, Items
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.combination import OmniCombinationModel
@@ -123,3 +124,35 @@ def test_a_batch_without_items_has_no_levels_and_zero_gradients(
     _, gradients = loss_and_gradients(build("none"), batch_of([5, 6, 7, 8]))
     encoder = {name: gradient for name, gradient in gradients.items() if name.startswith("encoder.")}
     assert len(encoder) == 6 and not any(gradient.any() for gradient in encoder.values())
+
+
+class ForgetfulEncoder(TwoLevelEncoder):
+    """Leaves a parameter out of its description."""
+
+    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        described = super().sharded_state_dict(*args, **kwargs)
+        return {name: part for name, part in described.items() if not name.endswith("first.bias")}
+
+
+class MiserlyEncoder(TwoLevelEncoder):
+    """Emits one row for all places, which torch would spread over them."""
+
+    def forward(self, items: Items) -> Features:
+        features = super().forward(items)
+        return Features(features.hidden_NW[:1], features.grids, features.levels)
+
+
+def test_a_parameter_that_is_not_described_is_an_error(
+    build: Callable[[str], OmniCombinationModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "TwoLevelEncoder", ForgetfulEncoder)
+    with pytest.raises(PluginError, match=r"slot image_encoder leaves parameters out of its `sharded_state_dict`: first\.bias$"):
+        build("none")
+
+
+def test_rows_that_are_not_as_many_as_places_are_an_error(
+    build: Callable[[str], OmniCombinationModel], batch_of: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "TwoLevelEncoder", MiserlyEncoder)
+    with pytest.raises(PluginError, match="image_encoder and what follows it gave 1 rows of features for the 4 places"):
+        build("none")(batch_of([5, IMAGE, 6]))
