@@ -17,8 +17,8 @@ NEWER_FOLDER := .megatron-$(NEWER)
 # conftest.py refuses to test another Megatron-Core than the one expected.
 WITH_OLDER := EXPECT_MEGATRON=$(shell sed -n 's/^megatron-core==//p' constraints.txt)
 WITH_NEWER := EXPECT_MEGATRON=$(NEWER) PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
-MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/layouts tests/cli/test_run.py \
-	plugins examples
+MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/layouts \
+	tests/cli/test_run.py tests/cli/test_several_processes.py plugins examples
 
 # Which part of all layouts `make test-layouts` tries: the Kth of N.
 SHARD ?= 1/1

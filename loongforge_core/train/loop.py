@@ -6,17 +6,21 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 from torch import distributed
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
+from loongforge_core.layers.interfaces import Component
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.parallel.bookkeeping import pieces
 from loongforge_core.parallel.launch import agreed
 from loongforge_core.registry.registry import Registry
 from loongforge_core.train.checkpoint import load_checkpoint, load_model, newest_checkpoint, remove_old, remove_unfinished, save_checkpoint
@@ -99,9 +103,11 @@ def prepare(composition: Composition, registry: Registry, progress: Progress) ->
     )
     done = steps_done(checkpoint, composition, record) if checkpoint else 0
     progress.doing("building the model")
-    models = [OmniModelProvider(composition=composition, registry=registry)()]
-    if not done:
-        fill_with_start(models, checkpoint, composition, registry, progress)
+    fill = leave_to_checkpoint if checkpoint else partial(fill_with_folders, composition=composition, registry=registry, progress=progress)
+    models = [OmniModelProvider(composition=composition, registry=registry, fill=fill)()]
+    if checkpoint and not done:
+        progress.doing(f"starting from {checkpoint}")
+        load_model(checkpoint, models, composition)
     trainer = build_trainer(composition, models)  # copies the weights, so they are there before
     if done:
         progress.doing(f"going on from {checkpoint}")
@@ -124,19 +130,24 @@ def steps_done(checkpoint: Path, composition: Composition, ours: Record) -> int:
     return theirs.step
 
 
-def fill_with_start(
-    models: Sequence[OmniCombinationModel], checkpoint: Path | None, composition: Composition, registry: Registry, progress: Progress
-) -> None:
-    """The weights that a new run begins with, where they are not just the initial ones."""
-    if checkpoint is not None:
-        progress.doing(f"starting from {checkpoint}")
-        load_model(checkpoint, models, composition)
-        return
+def leave_to_checkpoint(components: Mapping[str, Component[Any]]) -> frozenset[str]:
+    """No tensor needs an initial value: a checkpoint has them all, but for the rows that pad a vocabulary, which are zero."""
+    names = set()
+    for slot, component in components.items():
+        for piece in pieces(component):
+            piece.tensor.zero_()
+            names.add(f"{slot}.{piece.name}")
+    return frozenset(names)
+
+
+def fill_with_folders(
+    components: Mapping[str, Component[Any]], *, composition: Composition, registry: Registry, progress: Progress
+) -> frozenset[str]:
+    """The slots that name a `pretrained` folder begin with it."""
     folders = {name: slot.settings.pretrained for name, slot in composition.slots.items() if slot.settings.pretrained}
     if folders:
         progress.doing(", ".join(f"{name} starts from {folder}" for name, folder in folders.items()))
-    for model in models:
-        load_pretrained(model.components(), composition, registry)
+    return load_pretrained(components, composition, registry)
 
 
 def describe(composition: Composition, record: Record, output_dir: Path) -> None:
