@@ -20,6 +20,9 @@ WITH_NEWER := EXPECT_MEGATRON=$(NEWER) PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
 MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/layouts \
 	tests/cli/test_run.py tests/cli/test_several_processes.py plugins examples
 
+# Two at a time: most tests are one thread.
+IN_PARALLEL := -n 2 --dist loadfile
+
 # Which part of all layouts `make test-layouts` tries: the Kth of N.
 SHARD ?= 1/1
 
@@ -38,7 +41,7 @@ $(VENV)/installed: pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 
 $(VENV)/test-tools: $(VENV)/installed $(EXAMPLE)/pyproject.toml
 	@echo "Installing what the tests need ..."
-	$(PIP) -e ./$(EXAMPLE) pytest ruff mypy import-linter types-PyYAML types-tqdm build hatchling triton
+	$(PIP) -e ./$(EXAMPLE) pytest pytest-xdist ruff mypy import-linter types-PyYAML types-tqdm build hatchling triton
 	@touch $@
 
 $(NEWER_FOLDER)/installed: $(VENV)/test-tools
@@ -47,9 +50,9 @@ $(NEWER_FOLDER)/installed: $(VENV)/test-tools
 	@touch $@
 
 test: $(VENV)/test-tools $(NEWER_FOLDER)/installed
-	$(WITH_OLDER) $(BIN)/python -m pytest -q
+	$(WITH_OLDER) $(BIN)/python -m pytest -q $(IN_PARALLEL)
 	@echo "Again with Megatron-Core $(NEWER), everything that touches Megatron:"
-	$(WITH_NEWER) $(BIN)/python -m pytest -q $(MEGATRON_TESTS)
+	$(WITH_NEWER) $(BIN)/python -m pytest -q $(IN_PARALLEL) $(MEGATRON_TESTS)
 
 test-layouts: $(VENV)/test-tools $(NEWER_FOLDER)/installed
 	$(WITH_OLDER) $(BIN)/python -m pytest -q tests/layouts --all-layouts=$(SHARD)
