@@ -89,8 +89,9 @@ def be_silent() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what Megatron says of its own calls and of how our layers are specified: nothing that a user could do anything about."""
-    logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
+    """Without what Megatron says of its own calls and of how our layers and gradient buffers are made: nothing that a user could do anything about."""
+    for module in ("transformer.transformer_layer", "distributed.distributed_data_parallel"):
+        logging.getLogger(f"megatron.core.{module}").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="megatron")
         yield

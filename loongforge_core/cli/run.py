@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from loongforge_core.cli.launched import Place, launched
 from loongforge_core.config.check import load_composition, missing_backends
 from loongforge_core.config.composition import Composition
-from loongforge_core.errors import ConfigError, InputError, Issue
+from loongforge_core.errors import ConfigError, InputError
 from loongforge_core.registry.registry import Registry
 
 __all__ = ["config_dirs", "evaluate", "export_hf", "generate", "import_hf", "note", "physical_cores", "train"]
@@ -99,8 +100,8 @@ def checked(command: str, args: argparse.Namespace, registry: Registry, *, world
         if world_size > 1:
             raise
         load(world_size=None)  # raises what is wrong whatever the number of processes
-        hint = Issue("this is one process; --nproc N starts several on this machine, torchrun or srun on many")
-        raise ConfigError([*error.issues, hint]) from error
+        hint = ". This is one process: --nproc N starts several on this machine, torchrun or srun on many"
+        raise ConfigError([*error.issues[:-1], replace(error.issues[-1], message=error.issues[-1].message + hint)]) from error
     if missing := missing_backends(composition):
         raise ConfigError(missing)
     return composition
