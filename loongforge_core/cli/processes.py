@@ -89,7 +89,7 @@ def be_silent() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what Megatron says of its own calls and of how our layers and gradient buffers are made: nothing that a user could do anything about."""
+    """Without what Megatron says of its own calls and of how our layers and buffers are made: no user could do anything about it."""
     for module in ("transformer.transformer_layer", "distributed.distributed_data_parallel"):
         logging.getLogger(f"megatron.core.{module}").setLevel(logging.ERROR)
     with warnings.catch_warnings():
