@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -9,10 +10,12 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from megatron.core import dist_checkpointing
+from torch.distributed.checkpoint.filesystem import SerializationFormat
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
@@ -32,6 +35,7 @@ from loongforge_core.train.checkpoint import (
     save_checkpoint,
 )
 from loongforge_core.train.record import FORMAT, RECORD_FILE, Record, differences, model_of, numbers_of, read_record, require_numbers
+from loongforge_core.train.refuse_code import MetadataUnpickler
 from loongforge_core.train.step import Trainer, build_trainer
 
 Compose = Callable[..., Composition]
@@ -270,3 +274,21 @@ def test_code_in_a_checkpoint_is_refused(saved: Saved, registry: Registry, tmp_p
     with pytest.raises(CheckpointError, match="cannot be loaded safely"):
         load_checkpoint(saved.folder, trainer_of(saved.composition, registry))
     assert not mark.exists()
+
+
+class AskedFor:
+    """Pickled as early releases of Python 3.11 pickle the members of enumerations: by `getattr`."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.asked = owner, name
+
+    def __reduce__(self) -> Any:
+        return getattr, self.asked
+
+
+def test_a_member_of_an_enumeration_may_be_asked_for_and_nothing_else() -> None:
+    read = MetadataUnpickler(io.BytesIO(pickle.dumps(AskedFor(SerializationFormat, "SAFETENSORS"))))  # torch's own
+    assert read.load() is SerializationFormat.SAFETENSORS
+    for owner, name in ((SerializationFormat, "__class__"), (torch.Size, "count")):
+        with pytest.raises(pickle.UnpicklingError, match=f"it asks .* for '{name}'"):
+            MetadataUnpickler(io.BytesIO(pickle.dumps(AskedFor(owner, name)))).load()
