@@ -86,6 +86,22 @@ def test_training_on_four_ranks_gives_the_numbers_of_one(alone: tuple[Path, Fini
         assert all(our[name] == their[name] for name in ("step", "learning_rate", "tokens", "samples"))
 
 
+def test_pipeline_stages_train_to_the_last_bit_as_one_process(alone: tuple[Path, Finished], site: Path, tmp_path: Path) -> None:
+    """Every sum has the same order, where ranks have as many threads as the one process: hence the same model, and the same answers."""
+    data = alone[0] / "data"
+    micro_batches = ["train.micro_batch_size=32", f"data.path={data / 'train.jsonl'}", f"data.eval_path={data / 'forty.jsonl'}"]
+    stages = ["--nproc", "3", "parallel.pipeline_model_parallel_size=3", "parallel.encoder_pipeline_model_parallel_size=1"]
+    folders = [tmp_path / "one", tmp_path / "three"]
+    for folder, layout in zip(folders, ([], stages), strict=True):
+        run = finished(start(site, ["train", "digits", *layout, *SHORT, *micro_batches, "data.prepare=null", f"output_dir={folder}"]))
+        assert run.status == 0, run.err
+    one, three = ([[line["loss"], line["grad_norm"]] for line in lines_of(folder)] for folder in folders)
+    assert len(one) == 10
+    assert three == one
+    for name in ("evaluation.json", "predictions.jsonl"):
+        assert (folders[1] / name).read_bytes() == (folders[0] / name).read_bytes()
+
+
 def test_rank_0_speaks_for_all(alone: tuple[Path, Finished], four: tuple[Path, Finished]) -> None:
     said = four[1].err.splitlines()
     assert [line for line in said if not line.startswith("step")] == [

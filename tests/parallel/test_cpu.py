@@ -34,8 +34,8 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import MegatronModule, MLATransformerConfig, TransformerConfig
 from megatron.core.transformer.transformer_block import TransformerBlock
 
-from loongforge_core.parallel.cpu import REDIRECTIONS
 from loongforge_core.parallel.launch import run_ranks, single_process
+from loongforge_core.parallel.redirections import REDIRECTIONS
 from loongforge_core.parallel.repairs import REPAIRS, writing_in_this_process
 
 VOCABULARY, LENGTH, MICRO_BATCHES = 64, 16, 4
@@ -381,7 +381,7 @@ def test_modules_imported_earlier_are_brought_up_to_date() -> None:
         prepare_megatron()
         assert not hasattr(fused_bias_swiglu.swiglu, "_torchdynamo_orig_callable")
         assert token_dispatcher.maybe_move_tensor_to_cpu is moe_utils.maybe_move_tensor_to_cpu
-        assert moe_utils.maybe_move_tensor_to_cpu.__module__ == "loongforge_core.parallel.cpu"
+        assert moe_utils.maybe_move_tensor_to_cpu.__module__ == "loongforge_core.parallel.redirections"
         assert tensor_parallel.random.torch.cuda.current_device() == "cpu"
         """
     )
