@@ -29,7 +29,7 @@ from loongforge_core.layers.interfaces import Backbone, BuildContext
 from loongforge_core.layers.levels import pack_levels, unpack_levels
 from loongforge_core.layers.loss import mask_padded_vocabulary, token_losses
 from loongforge_core.layers.rotary import RotaryAngles
-from loongforge_core.layers.specs import block_spec
+from loongforge_core.layers.specs import block_spec, layer_spec
 from loongforge_core.layers.transformer_config import transformer_config
 from loongforge_core.parallel.bookkeeping import describe_copy
 
@@ -56,10 +56,11 @@ class Decoder(Backbone[DecoderConfig]):
         rows = context.padded_vocab_size or config.vocab_size
         if stage.pre_process:
             self.embedding = nn.ModuleDict({"word_embeddings": vocabulary_embedding(rows, self.megatron_config, groups.tp)})
+        layer = layer_spec(self.megatron_config, context.backend, mask=AttnMaskType.causal)
         num_layers = get_num_layers_to_build(self.megatron_config, stage.vp_stage, groups.pp.rank())
         self.decoder = TransformerBlock(
             config=self.megatron_config,
-            spec=block_spec(self.megatron_config, context.backend, mask=AttnMaskType.causal, num_layers=num_layers),
+            spec=block_spec(self.megatron_config, context.backend, [layer] * num_layers),
             pre_process=stage.pre_process,
             post_process=stage.post_process,
             pg_collection=groups,

@@ -6,6 +6,7 @@ Megatron's own provider for it in the same places; no machine here has it, so th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -44,20 +45,22 @@ class LevelLayer(TransformerLayer):  # type: ignore[misc]
         return hidden_sbh, levels_lsbh
 
 
-def block_spec(config: Any, backend: Backend, *, mask: AttnMaskType, num_layers: int) -> TransformerBlockSubmodules:
-    """What `num_layers` layers of `config` (Megatron's TransformerConfig) and the norm behind them are made of.
-
-    Raises VersionError when `transformer_engine` is asked for and not installed.
-    """
-    layer = layer_spec(config, backend, mask=mask)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=layer.submodules.input_layernorm)
+def block_spec(config: Any, backend: Backend, layers: Sequence[ModuleSpec]) -> TransformerBlockSubmodules:
+    """What a block of these layers and the norm behind them is made of. `config` is Megatron's TransformerConfig."""
+    norm = provider(backend).layer_norm(rms_norm=config.normalization == "RMSNorm")
+    return TransformerBlockSubmodules(layer_specs=list(layers), layer_norm=norm)
 
 
 def layer_spec(config: Any, backend: Backend, *, mask: AttnMaskType) -> ModuleSpec:
-    """One layer. Names and places of its parameters do not depend on the backend, so neither do weights nor checkpoints."""
+    """One layer. Names and places of its parameters do not depend on the backend, so neither do weights nor checkpoints.
+
+    With `config.qk_layernorm` queries and keys are normalised head by head. A component whose layers differ further puts its own modules
+    into the submodules. Raises VersionError when `transformer_engine` is asked for and not installed.
+    """
     parts = provider(backend)
     norm = parts.layer_norm(rms_norm=config.normalization == "RMSNorm")
     column, row = parts.column_parallel_linear(), parts.row_parallel_linear()
+    head_norm = norm if config.qk_layernorm else None
     return ModuleSpec(
         module=LevelLayer,
         submodules=TransformerLayerSubmodules(
@@ -65,7 +68,13 @@ def layer_spec(config: Any, backend: Backend, *, mask: AttnMaskType) -> ModuleSp
             self_attention=ModuleSpec(
                 module=RotarySelfAttention,
                 params={"attn_mask_type": mask},
-                submodules=SelfAttentionSubmodules(linear_qkv=column, core_attention=parts.core_attention(), linear_proj=row),
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=column,
+                    core_attention=parts.core_attention(),
+                    linear_proj=row,
+                    q_layernorm=head_norm,
+                    k_layernorm=head_norm,
+                ),
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,

@@ -20,7 +20,7 @@ from loongforge_core.layers.gated import GatedSilu, SiluTimes
 from loongforge_core.layers.interfaces import BuildContext
 from loongforge_core.layers.loss import mask_padded_vocabulary
 from loongforge_core.layers.norms import LayerNorm, RMSNorm
-from loongforge_core.layers.specs import block_spec
+from loongforge_core.layers.specs import block_spec, layer_spec
 from loongforge_core.layers.transformer_config import transformer_config
 from loongforge_core.parallel.initialise import initialise
 
@@ -91,7 +91,8 @@ def megatron(context: BuildContext) -> TransformerConfig:
 
 
 def test_torch_backend_is_megatrons_layer_with_our_attention_and_norms(context: BuildContext) -> None:
-    spec = block_spec(megatron(context), "torch", mask=AttnMaskType.no_mask, num_layers=2)
+    config = megatron(context)
+    spec = block_spec(config, "torch", [layer_spec(config, "torch", mask=AttnMaskType.no_mask)] * 2)
     layer = spec.layer_specs[0].submodules
     assert len(spec.layer_specs) == 2 and spec.layer_norm is RMSNorm and layer.input_layernorm is RMSNorm
     assert layer.self_attention.module is RotarySelfAttention
@@ -108,17 +109,18 @@ def test_transformer_engine_backend_takes_megatrons_parts_in_the_same_places(
 
     parts = TESpecProvider()
     monkeypatch.setattr(specs, "find_spec", lambda _: object())
-    spec = block_spec(megatron(context), "transformer_engine", mask=AttnMaskType.causal, num_layers=2)
-    layer, ours = spec.layer_specs[0].submodules, block_spec(megatron(context), "torch", mask=AttnMaskType.causal, num_layers=2)
+    config = megatron(context)
+    layer, ours = (layer_spec(config, backend, mask=AttnMaskType.causal).submodules for backend in ("transformer_engine", "torch"))
+    spec = block_spec(config, "transformer_engine", [])
     assert spec.layer_norm is layer.input_layernorm is layer.pre_mlp_layernorm is parts.layer_norm(rms_norm=True)
     attention = layer.self_attention.submodules
     assert layer.self_attention.module is RotarySelfAttention and attention.core_attention is parts.core_attention()
     assert attention.linear_qkv is layer.mlp.submodules.linear_fc1 is parts.column_parallel_linear()
     assert attention.linear_proj is layer.mlp.submodules.linear_fc2 is parts.row_parallel_linear()
-    assert layer.self_attention.submodules.linear_qkv is not ours.layer_specs[0].submodules.self_attention.submodules.linear_qkv
+    assert layer.self_attention.submodules.linear_qkv is not ours.self_attention.submodules.linear_qkv
 
 
 @pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="transformer-engine is installed here")
 def test_transformer_engine_asked_for_and_missing_is_said(context: BuildContext) -> None:
     with pytest.raises(VersionError, match=r"transformer-engine is not installed.*backend at torch"):
-        block_spec(megatron(context), "transformer_engine", mask=AttnMaskType.causal, num_layers=1)
+        layer_spec(megatron(context), "transformer_engine", mask=AttnMaskType.causal)

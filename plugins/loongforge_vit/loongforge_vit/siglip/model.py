@@ -43,18 +43,17 @@ class SiglipEncoder(Encoder[SiglipConfig]):
     def __init__(self, config: SiglipConfig, context: BuildContext) -> None:
         super().__init__(config, context)
         megatron = transformer_config(config, context)
-        mask = AttnMaskType.no_mask
+        layer = layer_spec(megatron, context.backend, mask=AttnMaskType.no_mask)
         self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
         self.position_embedding = nn.Embedding(config.num_tokens((config.image_size, config.image_size)), config.hidden_size)
         self.transformer = TransformerBlock(
             config=megatron,
-            spec=block_spec(megatron, context.backend, mask=mask, num_layers=config.num_layers_run),
+            spec=block_spec(megatron, context.backend, [layer] * config.num_layers_run),
             post_layer_norm=False,
             pg_collection=context.groups,
         )
-        unused = layer_spec(megatron, context.backend, mask=mask)
         self.unused_layers = nn.ModuleList(
-            build_module(unused, config=megatron, layer_number=number, pg_collection=context.groups)
+            build_module(layer, config=megatron, layer_number=number, pg_collection=context.groups)
             for number in range(config.num_layers_run + 1, config.num_layers + 1)
         )
         self.post_layernorm = LayerNorm(megatron, config.hidden_size, config.layernorm_epsilon)
