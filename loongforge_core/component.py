@@ -121,6 +121,12 @@ class ComponentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
+    original_forms: ClassVar[Mapping[str, Mapping[Any, Mapping[str, Any]]]] = {}
+    """Keys of the original design's YAML: key -> value -> the fields that it means, which may be none; a value that was a pair is a tuple.
+
+    `backend: transformer_engine` among them is a wish: where it is not installed, `torch` is used and said.
+    """
+
     def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
         """Why the module cannot be split over `size` tensor ranks: a reason for each number that does not fit; none where it can.
 
@@ -254,8 +260,6 @@ class ItemSpan:
 class RecipeConfig(ComponentConfig, ABC):
     """What a `model_type` means, as far as data workers and `validate` need it; the rest is `layers.interfaces.Recipe`."""
 
-    accepted_names: ClassVar[tuple[str, ...]] = ()
-    """Names of the original design's callables that mean this recipe's own behaviour, such as `loss_func_internvl`."""
     behaves_as_default: ClassVar[bool] = False
     """Positions and loss are the default recipe's: a free combination that fits this recipe's published format is exported in it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,10 @@ from loongforge_core.config.layout_rules import Purpose
 from loongforge_core.config.library import Library
 from loongforge_core.config.paths import locate_run, locate_slots
 from loongforge_core.config.provenance import Provenance
+from loongforge_core.config.published import translated
 from loongforge_core.config.sentences import Findings, validated
 from loongforge_core.config.settings import EncoderLayout, RunSettings
-from loongforge_core.config.slots import check_slots, slot_kind, slot_modality
+from loongforge_core.config.slots import check_slots, missing_backend, slot_kind, slot_modality
 from loongforge_core.errors import ConfigError, Issue, PluginError, did_you_mean
 from loongforge_core.registry.registry import Registry
 
@@ -111,7 +111,7 @@ def _recipe(
     except PluginError as error:
         findings.add("model.model_type", str(error), cause=error.__cause__)
         return None
-    fields = {key: value for key, value in rest.items() if key != "model_type"}
+    fields = translated({key: value for key, value in rest.items() if key != "model_type"}, config_class, "model", findings)
     for key in [key for key, value in fields.items() if isinstance(value, Mapping) and "type" in value]:
         near = did_you_mean(key, _slot_names(registry))
         findings.add(f"model.{key}", f"no slot has this name; slots are {FOUNDATION}, <modality>_encoder, <modality>_projector{near}")
@@ -267,9 +267,9 @@ def _check_length(composition: Composition, findings: Findings) -> None:
 def missing_backends(composition: Composition) -> list[Issue]:
     """Backends that are not installed here: no error of the configuration, which may be a cluster's, but here no model can be built."""
     return [
-        Issue(f"{backend} is not installed here; install transformer-engine, or use 'torch'", f"model.{name}.backend")
+        Issue(f"{why}; install transformer-engine, or use 'torch'", f"model.{name}.backend")
         for name, slot in composition.slots.items()
-        if (backend := slot.settings.backend) == "transformer_engine" and importlib.util.find_spec(backend) is None
+        if slot.settings.backend and (why := missing_backend(slot.settings.backend))
     ]
 
 

@@ -32,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from loongforge_core.config.document import Document, read_document
 from loongforge_core.config.library import Library, canonical_group, fills_slots, is_path, missing_config
 from loongforge_core.config.provenance import COMMAND_LINE, Provenance
+from loongforge_core.config.published import NAMED_CALLABLES
 from loongforge_core.errors import ConfigError, Issue, did_you_mean, near_match
 
 __all__ = ["Composed", "compose_tree"]
@@ -164,13 +165,26 @@ def _hydra(reading: _Reading) -> Iterator[Any]:
     outer, instance.hydra = instance.hydra, None
     version.VersionBase.set_instance(version.VersionBase())
     try:
-        with initialize(config_path=None, job_name=SCHEME, version_base="1.3"):
+        with named_callables(), initialize(config_path=None, job_name=SCHEME, version_base="1.3"):
             yield GlobalHydra.instance().config_loader()
     finally:
         GlobalHydra.set_instance(instance)
         instance.hydra = outer
         version.VersionBase.set_instance(outer_version)
         _READING.reset(token)
+
+
+@contextmanager
+def named_callables() -> Iterator[None]:
+    """OmegaConf knows the original design's named callables for as long as a composition is read."""
+    own = [name for name in NAMED_CALLABLES if not OmegaConf.has_resolver(name)]
+    for name in own:
+        OmegaConf.register_new_resolver(name, NAMED_CALLABLES[name])
+    try:
+        yield
+    finally:
+        for name in own:
+            OmegaConf.clear_resolver(name)
 
 
 # ----------------------------------------------------------------------------------------------------- defaults, overrides

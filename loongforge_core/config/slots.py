@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from loongforge_core.component import SLOT_KEYS, BackboneConfig, ComponentConfig, ComponentSpec, EncoderConfig, Kind, ProjectorConfig
 from loongforge_core.config.composition import FOUNDATION, Slot, encoder_slot, projector_slot
+from loongforge_core.config.published import translated
 from loongforge_core.config.sentences import Findings, validated
 from loongforge_core.config.settings import SlotSettings
 from loongforge_core.errors import PluginError, did_you_mean
 from loongforge_core.registry.registry import Registry
 
-__all__ = ["check_slots", "slot_kind", "slot_modality"]
+__all__ = ["check_slots", "missing_backend", "slot_kind", "slot_modality"]
+
+logger = logging.getLogger(__name__)
 
 STAND_IN = 1
 """A width that nobody knows because the neighbour is wrong itself; errors that it causes are not shown."""
@@ -101,8 +106,20 @@ def _draft(name: str, section: Any, registry: Registry, findings: Findings) -> _
     modality = slot_modality(name)
     if modality and spec.modalities and modality not in spec.modalities:
         findings.add(f"{key}.type", f"{kind} {spec.name!r} takes {', '.join(spec.modalities)}, not {modality}")
-    written = {field: value for field, value in section.items() if field not in SLOT_KEYS}
-    return _Draft(name, spec, settings or SlotSettings(type=spec.name), config_class, written)
+    settings = settings or SlotSettings(type=spec.name)
+    written = translated({field: value for field, value in section.items() if field not in SLOT_KEYS}, config_class, key, findings)
+    wish = written.pop("backend", settings.backend)
+    if settings.backend is None and wish is not None and (why := missing_backend(wish)):
+        logger.warning("%s: %s is asked for in the original design's form, but %s: torch is used", key, wish, why)
+    elif settings.backend is None:
+        settings = settings.model_copy(update={"backend": wish})
+    return _Draft(name, spec, settings, config_class, written)
+
+
+def missing_backend(backend: str) -> str:
+    """Why no model can be built here with it; empty where one can."""
+    missing = backend == "transformer_engine" and importlib.util.find_spec(backend) is None
+    return f"{backend} is not installed here" if missing else ""
 
 
 def _installed(kind: Kind, registry: Registry) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
@@ -76,6 +76,14 @@ class Rope(BaseModel):
 
 
 class BrainConfig(BackboneConfig):
+    original_forms: ClassVar[Mapping[str, Mapping[Any, Mapping[str, Any]]]] = {
+        "rotary_emb_func": {"Rope": {}, "WideRope": {"rope": {"base": 500.0}}},
+        "model_spec": {
+            ("old.brains", "get_brain_spec"): {},
+            ("old.brains", "get_brain_with_te_spec"): {"backend": "transformer_engine"},
+        },
+    }
+
     num_layers: PositiveInt
     hidden_size: PositiveInt
     vocab_size: PositiveInt = 32
@@ -98,6 +106,8 @@ class DeafBrainConfig(BackboneConfig):
 
 class StoryConfig(RecipeConfig):
     """Knows images only."""
+
+    original_forms: ClassVar[Mapping[str, Mapping[Any, Mapping[str, Any]]]] = {"loss_func": {"loss_func_story": {}}}
 
     ending: str = "happy"
     axes: int = 1
