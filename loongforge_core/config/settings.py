@@ -128,6 +128,9 @@ class DataSettings(Settings):
     """Questions with answers, answered by greedy decoding at the end of the run."""
     num_workers: int = Field(0, ge=0)
     """Processes that prepare samples; 0: the training process itself."""
+    packing: bool = False
+    """The samples of a micro-batch follow one another in one row, blind to each other, instead of being padded to the longest; changes
+    speed and memory, never the numbers."""
     shuffle: bool = True
     augment: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Distortion of training items by modality; the keys are the processor's (`loongforge show ENCODER`)."""

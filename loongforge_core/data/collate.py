@@ -1,8 +1,9 @@
-"""Samples -> one batch, padded on the right; every count is checked here, on the CPU."""
+"""Samples -> one batch, padded on the right or packed into one row; every count is checked here, on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from loongforge_core.errors import DataError
 from loongforge_core.layers.interfaces import Items
 from loongforge_core.model.batch import PLACEHOLDER_ID, Batch, Placement
 
-__all__ = ["collate"]
+__all__ = ["collate", "collate_packed"]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -33,6 +34,30 @@ def collate(samples: Sequence[Sample]) -> Batch:
         items={modality: _items([item for sample in samples for item in sample.items.get(modality, ())]) for modality in modalities},
         placements={modality: _placement(samples, modality) for modality in modalities},
         padding_mask_bs=_padding_mask(list(map(len, samples)), length),
+    )
+
+
+def collate_packed(samples: Sequence[Sample]) -> Batch:
+    """The samples as one micro-batch without padding: one after another in a single row, blind to each other."""
+    for sample in samples:
+        _check(sample)
+    return replace(collate([_joined(samples)]), lengths=tuple(map(len, samples)))
+
+
+def _joined(samples: Sequence[Sample]) -> Sample:
+    """All samples as one: a sample's last token has no target, so that nothing is learned across their borders."""
+    starts = np.cumsum([0, *map(len, samples[:-1])]).tolist()
+    modalities = dict.fromkeys(modality for sample in samples for modality in sample.items)
+    return Sample(
+        token_ids=np.concatenate([sample.token_ids for sample in samples]),
+        labels=np.concatenate([sample.labels for sample in samples]),
+        loss_mask=np.concatenate([sample.loss_mask for sample in samples]),
+        position_ids=np.concatenate([sample.position_ids for sample in samples], axis=-1),
+        where=", ".join(sample.where for sample in samples),
+        items={modality: tuple(item for sample in samples for item in sample.items.get(modality, ())) for modality in modalities},
+        spans=tuple(
+            replace(span, start=span.start + start) for sample, start in zip(samples, starts, strict=True) for span in sample.spans
+        ),
     )
 
 

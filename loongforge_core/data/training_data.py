@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from loongforge_core.component import Augmentation, Processor
 from loongforge_core.config.composition import Composition, encoder_slot
-from loongforge_core.data.collate import collate
+from loongforge_core.data.collate import collate, collate_packed
 from loongforge_core.data.conversations import Conversation, ConversationFiles
 from loongforge_core.data.sample import Sample, SampleMaker
 from loongforge_core.data.sampler import Place, Sampler, micro_batches
@@ -79,8 +79,9 @@ class TrainingData:
         They depend on nothing but their arguments and the run's settings.
         """
         places = self.sampler.share(step, rank=rank, size=size)
+        together = collate_packed if self.run.data.packing else collate
         return [
-            collate([self._sample(place, step) for place in micro_batch])
+            together([self._sample(place, step) for place in micro_batch])
             for micro_batch in micro_batches(places, self.run.train.micro_batch_size)
         ]
 

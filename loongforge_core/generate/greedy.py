@@ -100,7 +100,7 @@ def next_tokens(model: OmniCombinationModel, batch: Batch, encoded: Mapping[str,
         model=model,
         num_microbatches=1,
         seq_length=batch.token_ids_bs.shape[1],
-        micro_batch_size=batch.num_samples,
+        micro_batch_size=batch.num_rows,
         forward_only=True,
         collect_non_loss_data=True,
     )

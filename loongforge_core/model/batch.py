@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from loongforge_core.layers.interfaces import Items
-
-if TYPE_CHECKING:
-    from megatron.core.packed_seq_params import PackedSeqParams
 
 __all__ = ["PLACEHOLDER_ID", "Batch", "Placement"]
 
@@ -34,7 +30,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples padded on the right to a common length."""
+    """Samples padded on the right to a common length; or one row in which samples follow one another, where `lengths` says so."""
 
     token_ids_bs: Tensor
     """int64, `PLACEHOLDER_ID` where an item goes."""
@@ -49,11 +45,15 @@ class Batch:
     placements: Mapping[str, Placement] = field(default_factory=dict)
     padding_mask_bs: Tensor | None = None
     """True behind a sample's end; None where no sample is padded."""
-    packed: PackedSeqParams | None = None
-    """Where several samples share a row."""
+    lengths: tuple[int, ...] | None = None
+    """Of the samples that share the one row, on the host; None where every sample has a row of its own."""
 
     @property
     def num_samples(self) -> int:
+        return self.num_rows if self.lengths is None else len(self.lengths)
+
+    @property
+    def num_rows(self) -> int:
         return self.token_ids_bs.shape[0]
 
     def padded(self, multiple: int) -> Batch:
@@ -69,7 +69,6 @@ class Batch:
             loss_mask_bs=F.pad(self.loss_mask_bs, (0, missing)),
             position_ids=F.pad(self.position_ids, (0, missing)),
             padding_mask_bs=F.pad(padding_bs, (0, missing), value=True),
-            packed=None if self.packed is None else with_padding(self.packed, missing),
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -88,13 +87,5 @@ class Batch:
                 for name, placement in self.placements.items()
             },
             padding_mask_bs=None if self.padding_mask_bs is None else self.padding_mask_bs.to(device),
-            packed=self.packed,
+            lengths=self.lengths,
         )
-
-
-def with_padding(packed: PackedSeqParams, missing: int) -> PackedSeqParams:
-    """The padding is a sequence of its own, behind the others."""
-    ends = ("cu_seqlens_q", "cu_seqlens_kv", "cu_seqlens_q_padded", "cu_seqlens_kv_padded")
-    longer = {name: torch.cat((value, value[-1:] + missing)) for name in ends if (value := getattr(packed, name)) is not None}
-    longest = {name: max(value, missing) for name in ("max_seqlen_q", "max_seqlen_kv") if (value := getattr(packed, name)) is not None}
-    return replace(packed, **longer, **longest)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from loongforge_core.config.composition import FOUNDATION
 from loongforge_core.layers.interfaces import Backbone, Component, Features, Recipe
+from loongforge_core.layers.packing import PackedRow, packed_row
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.encoder import OmniEncoderModel
 
@@ -99,7 +100,14 @@ class OmniCombinationModel(nn.Module):
             token_ids_bs=batch.token_ids_bs,
             labels_bs=batch.labels_bs if with_labels else None,
             padding_mask_bs=batch.padding_mask_bs,
-            packed=batch.packed,
+            packed=row_of(batch),
             levels=levels,
         )
         return output[:, :length] if self.post_process else output
+
+
+def row_of(batch: Batch) -> PackedRow | None:
+    """The packed row as attention takes it; None where every sample has a row of its own."""
+    if batch.lengths is None:
+        return None
+    return packed_row(batch.lengths, total=batch.token_ids_bs.shape[1], device=batch.token_ids_bs.device)

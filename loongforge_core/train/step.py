@@ -105,7 +105,7 @@ class Trainer:
             num_microbatches=len(batches),
             # Not used: every micro-batch says how long it is (`variable_seq_lengths`).
             seq_length=self.composition.run.train.seq_length,
-            micro_batch_size=batches[0].num_samples,
+            micro_batch_size=batches[0].num_rows,
             forward_only=False,
         )
         return reports

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from loongforge_core.data.collate import collate
+from loongforge_core.data.collate import collate, collate_packed
 from loongforge_core.data.conversations import Conversation, ItemReference, Message
 from loongforge_core.data.sample import Sample, SampleMaker
 from loongforge_core.errors import DataError
@@ -88,11 +89,32 @@ def test_three_axes_of_positions(make_samples: MakeSamples) -> None:
     assert batch.position_ids[:, 1, : len(samples[1])].tolist() == samples[1].position_ids.tolist()
 
 
+@pytest.mark.parametrize("axes", [1, 3])
+def test_packed_into_one_row(make_samples: MakeSamples, axes: int) -> None:
+    samples = make_samples(TWO, NONE, MIXED, axes=axes)
+    batch = collate_packed(samples)
+    assert batch.lengths == tuple(map(len, samples)) and batch.padding_mask_bs is None
+    assert (batch.num_samples, batch.num_rows) == (3, 1)
+    for given, name in ((batch.token_ids_bs, "token_ids"), (batch.labels_bs, "labels"), (batch.loss_mask_bs, "loss_mask")):
+        assert given.tolist() == [[number for sample in samples for number in getattr(sample, name).tolist()]]
+    rows = batch.position_ids[0] if axes == 1 else batch.position_ids[:, 0]
+    assert rows.tolist() == np.concatenate([sample.position_ids for sample in samples], -1).tolist()
+    padded = collate(samples)
+    for modality, placement in batch.placements.items():
+        assert torch.equal(batch.items[modality].inputs["values"], padded.items[modality].inputs["values"])
+        starts = torch.tensor(np.cumsum([0, *map(len, samples[:-1])]))
+        there = padded.placements[modality]
+        assert torch.equal(placement.position_N, starts[there.sample_N] + there.position_N)
+        assert not placement.sample_N.any()
+
+
 def test_counts_that_do_not_match(make_samples: MakeSamples) -> None:
     good, bad = make_samples(NONE, TWO)
     token_ids = bad.token_ids.copy()
     token_ids[bad.spans[0].start] = 0
     with pytest.raises(DataError, match=r"^data.jsonl:2: 3 placeholder tokens, but its items give 4$"):
         collate([good, replace(bad, token_ids=token_ids)])
+    with pytest.raises(DataError, match=r"^data.jsonl:2: 3 placeholder"):
+        collate_packed([good, replace(bad, token_ids=token_ids)])
     with pytest.raises(DataError, match=r"^data.jsonl:2: 2 places for items of modality 'series', but 1 items$"):
         collate([good, replace(bad, items={"series": bad.items["series"][:1]})])

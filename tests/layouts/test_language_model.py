@@ -42,16 +42,13 @@ def test_packed_rows() -> None:
 
 def packed(batch: Batch) -> Batch:
     """The batch's samples one after another in one row."""
-    from megatron.core.packed_seq_params import PackedSeqParams
-
     number, length = batch.token_ids_bs.shape
-    ends = torch.arange(number + 1, dtype=torch.int32) * length
     return Batch(
         token_ids_bs=batch.token_ids_bs.reshape(1, -1),
         labels_bs=batch.labels_bs.reshape(1, -1),
         loss_mask_bs=batch.loss_mask_bs.reshape(1, -1),
         position_ids=batch.position_ids.reshape(1, -1),
-        packed=PackedSeqParams(qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=length, max_seqlen_kv=length),
+        lengths=(length,) * number,
     )
 
 

@@ -45,6 +45,17 @@ def test_the_micro_batch_size_changes_no_number(compose: Compose, registry: Regi
     assert len({each.tokens for each in whole}) > 1 and {each.samples for each in whole} == {8}
 
 
+@pytest.mark.parametrize("size", [8, 4])
+def test_packing_changes_no_number(compose: Compose, registry: Registry, size: int) -> None:
+    """Samples that share a row do not see each other, and each counts its positions from its own beginning."""
+    padded = results_of(compose("train.steps=10"), registry, 10)
+    packed = results_of(compose("train.steps=10", f"train.micro_batch_size={size}", "data.packing=true"), registry, 10)
+    (loss, norm), (loss_of_packed, norm_of_packed) = numbers(padded), numbers(packed)
+    torch.testing.assert_close(loss_of_packed, loss, rtol=1e-5, atol=0)  # I1
+    torch.testing.assert_close(norm_of_packed, norm, rtol=1e-4, atol=0)
+    assert [(each.tokens, each.samples) for each in packed] == [(each.tokens, each.samples) for each in padded]
+
+
 def test_the_loss_is_the_mean_over_target_tokens(compose: Compose, registry: Registry) -> None:
     composition = compose("train.micro_batch_size=2")
     trainer, data = trainer_of(composition, registry), TrainingData(composition, registry)
