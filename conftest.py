@@ -19,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="K/N",
         help="tests/layouts: the whole product of layouts instead of all pairs, or every Nth of it from the Kth",
     )
+    parser.addoption("--whole-matrix", action="store_true", help="tests/matrix: every combination of components instead of a sample")
 
 
 def pytest_configure() -> None:

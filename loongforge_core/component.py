@@ -94,6 +94,8 @@ class ComponentSpec:
     reference: str = ""
     """The class that it equals, such as `transformers.SiglipVisionModel`."""
     paper: str = ""
+    left_out: str = ""
+    """What the reference has and this component has not, in a few words."""
     api_version: int = API_VERSION
 
 
@@ -322,6 +324,13 @@ class Processor(ABC, Generic[ConfigT]):
     @abstractmethod
     def __call__(self, path: Path, augmentation: Augmentation | None = None) -> ProcessedItem:
         """The item in the file. Raises DataError naming the file when it is missing, truncated or of another kind."""
+
+    def preview(self, path: Path) -> np.ndarray | None:
+        """What `predictions.png` shows of the file: uint8, colours `[H, W, 3]` or intensities `[H, W]`.
+
+        None: the image that the file is, or else its name.
+        """
+        return None
 
     def published(self) -> Mapping[str, Any]:
         """What a Hugging Face `preprocessor_config.json` says of the same processing; empty where there is no such class."""

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: `list`, `show`, `validate`, `copy-configs`. None of them imports torch."""
+"""Commands that look and change nothing: `list`, `validate`, `copy-configs`. None of them imports torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from loongforge_core.component import ComponentSpec
+from loongforge_core.cli.report import print_table
 from loongforge_core.config.document import read_document
 from loongforge_core.config.library import fills_slots, published_files
-from loongforge_core.errors import ConfigError, InputError, PluginError, did_you_mean
-from loongforge_core.registry.registry import Published, Registry
+from loongforge_core.errors import ConfigError, InputError, PluginError
+from loongforge_core.registry.registry import Registry
 
-__all__ = ["copy_configs", "list_published", "show", "validate"]
+__all__ = ["copy_configs", "list_published", "validate"]
 
 Row = dict[str, Any]
 
@@ -32,7 +32,7 @@ def list_published(args: argparse.Namespace) -> None:
         print(json.dumps([*rows, *broken], indent=2))
         return
     lines = [(row["kind"], row["name"], _distribution(row), ", ".join(row["modalities"]), _summary(row)) for row in rows]
-    _print_table(("KIND", "NAME", "DISTRIBUTION", "MODALITIES", "SUMMARY"), lines)
+    print_table(("KIND", "NAME", "DISTRIBUTION", "MODALITIES", "SUMMARY"), lines)
     for row in broken:
         print(f"\nbroken: {_distribution(row)} ({row['name']}): {row['reason']}")
 
@@ -87,100 +87,6 @@ def _summary(row: Row) -> str:
     return f"PUBLISHED TWICE, cannot be selected: {summary}" if row["duplicate"] else summary
 
 
-# -------------------------------------------------------------------------------------------------------------------- show
-
-
-def show(args: argparse.Namespace) -> None:
-    """The components of a name; or the YAML of that name, composed."""
-    registry = Registry.discover()
-    components = [published for published in registry.components() if published.spec.name == args.name]
-    if not components:
-        _show_yaml(args.name, registry, as_json=args.json)
-        return
-    described = [_description(published, registry) for published in components]
-    if args.json:
-        print(json.dumps(described, indent=2))
-        return
-    for description in described:
-        _print_description(description)
-
-
-def _description(published: Published[ComponentSpec], registry: Registry) -> Row:
-    spec = published.spec
-    fields = registry.load(spec, "config").model_fields
-    return {
-        **_row(spec.kind, spec.name, published.origin, summary=spec.summary, modalities=spec.modalities),
-        "reference": spec.reference,
-        "paper": spec.paper,
-        "fields": [
-            {
-                "name": name,
-                "type": _type_name(field.annotation),
-                "required": field.is_required(),
-                "default": None if field.is_required() else _plain(field.get_default(call_default_factory=True)),
-                "description": " ".join((field.description or "").split()),
-            }
-            for name, field in fields.items()
-        ],
-        "sizes": sorted(file.name for file in published_files(registry.config_folders) if _type_of(file.path) == spec.name),
-    }
-
-
-def _print_description(description: Row) -> None:
-    modalities = f" ({', '.join(description['modalities'])})" if description["modalities"] else ""
-    print(f"{description['kind']} {description['name']}{modalities}: {description['summary']}")
-    print(f"  published by {description['distribution']} {description['version']}")
-    for key in ("reference", "paper"):
-        if description[key]:
-            print(f"  {key}: {description[key]}")
-    print(f"  sizes: {', '.join(description['sizes']) or 'none published'}\n")
-    rows = [
-        (field["name"], field["type"], "required" if field["required"] else json.dumps(field["default"]), field["description"])
-        for field in description["fields"]
-    ]
-    _print_table(("  FIELD", "TYPE", "DEFAULT", "MEANING"), [(f"  {name}", *rest) for name, *rest in rows])
-    print()
-
-
-def _show_yaml(name: str, registry: Registry, *, as_json: bool) -> None:
-    from loongforge_core.config.compose import compose_tree
-    from loongforge_core.config.library import Library
-
-    files = list(published_files(registry.config_folders))
-    full_names = sorted({file.name for file in files if name in (file.name, file.name.rpartition("/")[2])})
-    if not full_names:
-        names = {published.spec.name for published in registry.components()} | {file.name for file in files}
-        raise InputError(f"nothing of the name {name!r} is installed{did_you_mean(name, names)}")
-    trees = {full: compose_tree(full, (), Library((), registry.config_folders)).tree for full in full_names}
-    if as_json:
-        print(json.dumps(trees, indent=2))
-        return
-    import yaml
-
-    for full, tree in trees.items():
-        file = next(file for file in files if file.name == full)
-        print(f"# {full}, published by {file.origin}: {file.path}")
-        print(yaml.safe_dump(tree, sort_keys=False))
-
-
-def _type_of(path: Path) -> str:
-    try:
-        return str(read_document(path).tree.get("type", ""))
-    except ConfigError:
-        return ""
-
-
-def _type_name(annotation: Any) -> str:
-    plain_class = isinstance(annotation, type) and not get_args(annotation)
-    return annotation.__name__ if plain_class else str(annotation).replace("typing.", "")
-
-
-def _plain(value: Any) -> Any:
-    from pydantic_core import to_jsonable_python
-
-    return to_jsonable_python(value)
-
-
 # ---------------------------------------------------------------------------------------------------------------- validate
 
 
@@ -199,7 +105,7 @@ def validate(args: argparse.Namespace) -> None:
     recipe = composition.recipe
     rows.append(("  recipe", recipe.name, str(registry.origin(recipe)), recipe.summary))
     print(composition.name)
-    _print_table((), rows)
+    print_table((), rows)
     train = composition.run.train
     print(
         f"  training: {train.steps} steps of {train.global_batch_size} samples, at most {train.seq_length} tokens each, "
@@ -233,10 +139,3 @@ def copy_configs(args: argparse.Namespace) -> None:
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error
     print(f"{len(files)} files; they take precedence where {target} is ./configs/models or is given as --config-dir")
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = [header, *rows] if header else list(rows)
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

@@ -15,7 +15,7 @@ from loongforge_core.cli.run import config_dirs, note
 from loongforge_core.config.composition import Composition
 from loongforge_core.config.library import published_files
 from loongforge_core.data.conversations import ConversationFiles, parse_question
-from loongforge_core.data.training_data import load_sample_maker
+from loongforge_core.data.training_data import load_processors, load_sample_maker
 from loongforge_core.errors import CheckpointError, ConfigError, InputError, Issue
 from loongforge_core.generate.evaluate import Prediction, answer_questions, open_questions, write_evaluation
 from loongforge_core.generate.greedy import GreedyDecoder
@@ -49,7 +49,7 @@ def train(args: argparse.Namespace, registry: Registry, composition: Composition
     predictions: list[Prediction] = []
     if questions is not None:
         predictions = answer_all(model, questions, composition, registry)
-        write_answers(predictions, output, f"{composition.name}: held-out questions")
+        write_answers(predictions, output, f"{composition.name}: held-out questions", composition, registry)
     if is_first():
         processes = ["--nproc", str(distributed.get_world_size())] if distributed.get_world_size() > 1 else []
         command = [args.config, *args.overrides, *config_dirs(args), *processes]
@@ -71,7 +71,7 @@ def evaluate(args: argparse.Namespace, registry: Registry, composition: Composit
     conversations = open_questions(Path(questions), composition.modalities)
     model = trained_model(args.checkpoint, composition, registry)
     predictions = answer_all(model, conversations, composition, registry)
-    write_answers(predictions, output, f"{composition.name}: {questions}")
+    write_answers(predictions, output, f"{composition.name}: {questions}", composition, registry)
     print(exact_match_table(predictions))
     print(f"\n{output}: evaluation.json, predictions.jsonl, predictions.png")
     return 0
@@ -156,10 +156,10 @@ def answer_all(
         return answer_questions(decoder, conversations, batch_size=settings.batch_size, progress=bar.update)
 
 
-def write_answers(predictions: Sequence[Prediction], folder: Path, title: str) -> None:
+def write_answers(predictions: Sequence[Prediction], folder: Path, title: str, composition: Composition, registry: Registry) -> None:
     if is_first():
         write_evaluation(predictions, folder)
-        draw_predictions(predictions, folder / "predictions.png", title)
+        draw_predictions(predictions, folder / "predictions.png", title, load_processors(composition, registry))
 
 
 def tagged(prompt: str, given: Sequence[str]) -> tuple[str, dict[str, list[Path]]]:

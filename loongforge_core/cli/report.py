@@ -1,12 +1,13 @@
-"""How an error is told to the person at the terminal."""
+"""What the person at the terminal reads: errors and tables."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 
 from loongforge_core.errors import ConfigError, LoongForgeError
 
-__all__ = ["message_of"]
+__all__ = ["message_of", "print_table"]
 
 
 def message_of(error: LoongForgeError, *, debug: bool) -> str:
@@ -16,3 +17,11 @@ def message_of(error: LoongForgeError, *, debug: bool) -> str:
     if isinstance(error, ConfigError) and len(error.issues) > 1:
         return "\n".join([f"{len(error.issues)} errors:", *(f"  {issue}" for issue in error.issues)])
     return f"error: {error}"
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns side by side, under a header where there is one."""
+    table = [header, *rows] if header else list(rows)
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

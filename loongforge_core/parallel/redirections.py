@@ -52,7 +52,9 @@ def answer(value: Any) -> Callable[[Any], Any]:
 
 
 def create_on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
-    def create(*args: Any, device: Any = None, **kwargs: Any) -> Any:
+    """Nor is memory pinned, for copies to an accelerator: without one torch refuses to."""
+
+    def create(*args: Any, device: Any = None, pin_memory: bool = False, **kwargs: Any) -> Any:
         return factory(*args, device="cpu" if str(device).startswith("cuda") else device, **kwargs)
 
     return functools.wraps(factory)(create)
@@ -137,7 +139,7 @@ DEVICE_AGNOSTIC = "Megatron asks for the device of its inputs, or of the process
 
 REDIRECTIONS: tuple[Replacement, ...] = (
     *(
-        Replacement("torch", name, create_on_cpu, "device='cuda' is written into Megatron's code", DEVICE_AGNOSTIC)
+        Replacement("torch", name, create_on_cpu, "device='cuda' and pin_memory=True are written into Megatron's code", DEVICE_AGNOSTIC)
         for name in ("empty", "empty_like", "ones", "tensor", "zeros")
     ),
     Replacement("torch.cuda", "current_device", answer("cpu"), "is passed on as device=", DEVICE_AGNOSTIC),

@@ -41,6 +41,62 @@ def reduce_what_is_returned(reduce: Callable[[Any, Any], Any]) -> Callable[[Any,
     return reduce_contiguous
 
 
+def when_built(repair: Callable[[Any], None]) -> Callable[[Any], Any]:
+    """For a row that names a class: its modules are repaired when they have been built. The class stays the same: others derive from it."""
+
+    def repaired(built: Any) -> Any:
+        build = built.__init__
+
+        @functools.wraps(build)
+        def build_and_repair(module: Any, *args: Any, **kwargs: Any) -> None:
+            build(module, *args, **kwargs)
+            repair(module)
+
+        built.__init__ = build_and_repair
+        return built
+
+    return repaired
+
+
+def share_rotary_key(attention: Any) -> None:
+    """All heads, on whatever rank, have one rotary key: its gradient is the sum over the ranks.
+
+    The projection that makes it, behind the latent keys and values, has two forms. What comes from one that is cut over the ranks is
+    gathered without a sum in the backward pass. One that every rank has whole is right under sequence parallelism only: there the key is
+    gathered along the sequence, with a sum. So what is cut is made whole first, and the gradient is summed where Megatron does not.
+    """
+    import torch
+    from megatron.core import tensor_parallel
+
+    config, group = attention.config, attention.pg_collection.tp
+    if group.size() == 1:
+        return
+    widths = [config.kv_lora_rank, config.qk_pos_emb_head_dim]
+
+    def whole(_: Any, __: Any, output: tuple[Any, Any]) -> tuple[Any, Any]:
+        combined, bias = output
+        if combined.shape[-1] != sum(widths):
+            combined = tensor_parallel.gather_from_tensor_model_parallel_region(combined, group=group)
+            if config.sequence_parallel:
+                combined = tensor_parallel.scatter_to_sequence_parallel_region(combined, group=group)
+        if config.sequence_parallel:
+            return combined, bias
+        latent, key = combined.split(widths, dim=-1)
+        shared = tensor_parallel.copy_to_tensor_model_parallel_region(key, group=group)
+        return torch.cat((latent, shared), dim=-1), bias
+
+    attention.linear_kv_down_proj.register_forward_hook(whole)
+
+
+def average_query_norm(attention: Any) -> None:
+    """Megatron sums the gradients of whatever is called `q_layernorm`, as of a norm of heads that are cut over the ranks. This one
+    is before the heads: without sequence parallelism its gradient is whole on every rank, and their mean is the gradient."""
+    if attention.config.q_lora_rank is None or attention.config.sequence_parallel:
+        return
+    for parameter in attention.q_layernorm.parameters():
+        parameter.average_gradients_across_tp_domain = True
+
+
 REPAIRS: tuple[Replacement, ...] = (
     Replacement(
         "megatron.core.tensor_parallel.mappings",
@@ -48,6 +104,20 @@ REPAIRS: tuple[Replacement, ...] = (
         reduce_what_is_returned,
         "0.16.1 all-reduces a contiguous copy and returns the original: a transposed gradient is never summed",
         "0.16.1 is no longer supported; 0.19 returns the copy",
+    ),
+    Replacement(
+        "megatron.core.transformer.multi_latent_attention",
+        "MLASelfAttention",
+        when_built(share_rotary_key),
+        "under tensor parallelism each rank keeps its own heads' gradient of the rotary key that all heads share: it is never summed",
+        "tests/parallel/test_traps.py passes without it",
+    ),
+    Replacement(
+        "megatron.core.transformer.multi_latent_attention",
+        "MLASelfAttention",
+        when_built(average_query_norm),
+        "with `qk_layernorm` but no sequence parallelism the gradient of its `q_layernorm`, whole on every rank, is summed over them",
+        "tests/parallel/test_traps.py passes without it",
     ),
 )
 

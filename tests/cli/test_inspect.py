@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
+from pydantic import PositiveFloat, PositiveInt
 
 from loongforge_core.cli.main import main
+from loongforge_core.cli.show import type_name
 
 TOYS = Path(__file__).parents[1] / "toys"
 COMPLETE = "family1.5/complete_v1.5"
@@ -93,11 +96,14 @@ def test_show_a_component(installed: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["show", "eye", "--json"]) == 0
     (eye,) = json.loads(capsys.readouterr().out)
     assert eye["reference"] == "nature.Eye"
-    assert eye["sizes"] == ["image_encoder/eye_large", "image_encoder/eye_small"]
+    assert eye["left_out"] == "colours"
+    assert eye["sizes"] == [
+        {"name": f"image_encoder/eye_{size}", "tensor_parallel_sizes": [1], "parameters": None} for size in ("large", "small")
+    ]
     assert eye["fields"] == [
         {
             "name": "width",
-            "type": "PositiveInt" if eye["fields"][0]["type"] == "PositiveInt" else "int",
+            "type": "int",
             "required": False,
             "default": 8,
             "description": "Width of its features, in channels.",
@@ -108,7 +114,30 @@ def test_show_a_component(installed: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "backbone brain: thinks" in said
     assert "published by toy_plugin 1.0" in said
-    assert [line.split()[:3] for line in said.split("\n") if line.startswith("  num_layers")] == [["num_layers", "int", "required"]]
+    lines = [line.split() for line in said.split("\n")]
+    assert ["num_layers", "int", "required"] in lines and ["rope", "Rope", "|", "null", "null"] in lines
+    assert ["brain2.5/brain_tiny", "1,", "2,", "4"] in lines
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        (PositiveInt | None, "int | null"),
+        (Literal["gelu", "silu"], "gelu | silu"),
+        (Literal[True], "true"),
+        (list[PositiveFloat], "list[float]"),
+        (dict[str, bool | list[str]], "dict[str, bool | list[str]]"),
+    ],
+)
+def test_types_read_as_yaml_has_them(annotation: Any, text: str) -> None:
+    assert type_name(annotation) == text
+
+
+def test_show_counts_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Published by SigLIP's authors, its head included."""
+    assert main(["show", "siglip", "--parameters"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.split("\n")]
+    assert ["image_encoder/siglip_so400m_384", "428,225,600", "1,", "2,", "4,", "8,", "16"] in rows
 
 
 def test_show_a_yaml_name(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:

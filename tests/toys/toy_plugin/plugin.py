@@ -19,6 +19,7 @@ def loongforge_components() -> list[ComponentSpec]:
             config=CONFIG + "EyeConfig",
             processor="toy_plugin.processor:EyeProcessor",
             reference="nature.Eye",
+            left_out="colours",
         ),
         ComponentSpec(
             kind="encoder",
