@@ -147,7 +147,7 @@ def indivisible(size: int, **numbers: int) -> list[str]:
     ]
 
 
-SLOT_KEYS = frozenset({"type", "pretrained", "freeze", "lr", "weight_decay", "backend"})
+SLOT_KEYS = frozenset({"type", "pretrained", "freeze", "lr", "weight_decay", "backend", "also_encodes"})
 
 
 class EncoderConfig(ComponentConfig, ABC):
@@ -243,8 +243,18 @@ class ItemMarkup:
 
 
 @dataclass(frozen=True)
+class ItemRun:
+    """Consecutive tokens of an item, and the text around them."""
+
+    grid: Shape
+    """How its tokens lie."""
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
 class ItemSpan:
-    """Where the tokens of one item stand in a sample."""
+    """Where a run of an item's tokens stands in a sample; most items are one run."""
 
     modality: str
     start: int
@@ -253,6 +263,8 @@ class ItemSpan:
     """How its tokens lie after the projector; they are consecutive."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """`ProcessedItem.details`."""
+    continues: bool = False
+    """It goes on with the item of the span before it."""
 
     @property
     def num_tokens(self) -> int:
@@ -268,6 +280,13 @@ class RecipeConfig(ComponentConfig, ABC):
     @abstractmethod
     def markup(self, modality: str) -> ItemMarkup:
         """How an item of `modality` is written in a prompt. Raises KeyError for a modality that the recipe does not know."""
+
+    def runs(self, modality: str, grid: Shape, details: Mapping[str, Any]) -> Sequence[ItemRun]:
+        """What stands in the place of the placeholder of an item whose tokens lie in `grid`: its tokens in order, text between them.
+
+        Default: one run. `details` are `ProcessedItem.details`, such as when each frame of a video was taken.
+        """
+        return (ItemRun(grid),)
 
     def position_ids(self, length: int, spans: Sequence[ItemSpan]) -> np.ndarray:
         """Position of each of a sample's tokens: int64 `[length]`, or `[3, length]` (time, height, width) for M-RoPE."""

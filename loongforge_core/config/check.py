@@ -119,8 +119,11 @@ def _recipe(
     config: RecipeConfig | None = validated(config_class, fields, "model", findings, also_valid={"model_type", *_slot_names(registry)})
     if config is None:
         return None
-    for slot in sections if FOUNDATION in sections else ():
-        _check_markup(slot, name, config, findings)
+    for slot, section in sections.items() if FOUNDATION in sections else ():
+        if slot_kind(slot) == "encoder":
+            more = section.get("also_encodes") if isinstance(section, Mapping) else None
+            for modality in (slot_modality(slot), *(more if isinstance(more, list) else ())):
+                _check_markup(slot, modality, name, config, findings)
     return spec, config
 
 
@@ -137,12 +140,11 @@ def _check_positions(recipe: tuple[ComponentSpec, RecipeConfig] | None, slots: M
         )
 
 
-def _check_markup(slot: str, name: str, config: RecipeConfig, findings: Findings) -> None:
-    if slot_kind(slot) == "encoder":
-        try:
-            config.markup(slot_modality(slot))
-        except KeyError:
-            findings.add(f"model.{slot}", f"recipe {name!r} does not say how an item of modality {slot_modality(slot)!r} is written")
+def _check_markup(slot: str, modality: str, name: str, config: RecipeConfig, findings: Findings) -> None:
+    try:
+        config.markup(modality)
+    except KeyError:
+        findings.add(f"model.{slot}", f"recipe {name!r} does not say how an item of modality {modality!r} is written")
 
 
 def _slot_names(registry: Registry) -> set[str]:
@@ -220,13 +222,19 @@ def _augmentation(
     findings: Findings,
 ) -> dict[str, Any]:
     """The settings of `data.augment.<modality>` as the encoder's processor understands them."""
-    key, name = f"data.augment.{modality}", encoder_slot(modality)
-    if name not in sections:
-        modalities = [slot_modality(slot) for slot in sections if slot_kind(slot) == "encoder"]
-        findings.add(key, f"model has no {name}{did_you_mean(modality, modalities)}")
-    if name not in slots:
+    key = f"data.augment.{modality}"
+    encoders = {
+        taken: name
+        for name, slot in slots.items()
+        if slot_kind(name) == "encoder"
+        for taken in (slot_modality(name), *slot.settings.also_encodes)
+    }
+    if modality not in encoders:
+        if encoder_slot(modality) not in sections:
+            modalities = [slot_modality(slot) for slot in sections if slot_kind(slot) == "encoder"]
+            findings.add(key, f"model has no {encoder_slot(modality)}{did_you_mean(modality, modalities)}")
         return dict(settings)
-    spec = slots[name].spec
+    spec = slots[encoders[modality]].spec
     try:
         augment_config = registry.load(spec, "processor").augment_config
     except PluginError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from loongforge_core.component import (
@@ -56,9 +57,18 @@ class Composition:
     """The whole tree after composition and inference, as plain data, to be written beside a run."""
 
     @property
+    def encoded_by(self) -> Mapping[str, str]:
+        """The modalities that are encoded, in the order of the slots: each with the one after which its encoder's slot is named."""
+        encoders = {name.removesuffix("_encoder"): slot for name, slot in self.slots.items() if name.endswith("_encoder")}
+        return {modality: own for own, slot in encoders.items() for modality in (own, *slot.settings.also_encodes)}
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """Those with an encoder, in the order of the slots."""
-        return tuple(name.removesuffix("_encoder") for name in self.slots if name.endswith("_encoder"))
+        return tuple(self.encoded_by)
+
+    def encoder_of(self, modality: str) -> Slot:
+        return self.slots[encoder_slot(self.encoded_by[modality])]
 
     @property
     def foundation(self) -> BackboneConfig | None:
@@ -66,10 +76,10 @@ class Composition:
         return slot.config if slot else None  # type: ignore[return-value]
 
     def encoder(self, modality: str) -> EncoderConfig:
-        return self.slots[encoder_slot(modality)].config  # type: ignore[return-value]
+        return self.encoder_of(modality).config  # type: ignore[return-value]
 
     def projector(self, modality: str) -> ProjectorConfig | None:
-        slot = self.slots.get(projector_slot(modality))
+        slot = self.slots.get(projector_slot(self.encoded_by[modality]))
         return slot.config if slot else None  # type: ignore[return-value]
 
     def item_grid(self, modality: str, size: Shape) -> Shape:

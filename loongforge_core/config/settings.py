@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 __all__ = [
+    "Backend",
     "DataSettings",
     "EncoderLayout",
     "EvaluationSettings",
@@ -19,6 +20,9 @@ __all__ = [
     "SlotSettings",
     "TrainSettings",
 ]
+
+
+Backend = Literal["torch", "transformer_engine"]
 
 
 class Settings(BaseModel):
@@ -40,8 +44,10 @@ class SlotSettings(Settings):
     """Peak learning rate of this slot; default `train.lr`."""
     weight_decay: float | None = Field(None, ge=0)
     """Weight decay of this slot; default `train.weight_decay`."""
-    backend: Literal["torch", "transformer_engine"] | None = None
+    backend: Backend | None = None
     """Kernels of this slot; default `torch`."""
+    also_encodes: list[str] = []
+    """Encoders: other modalities whose items this encoder and its projector take too, such as `[video]` beside images."""
 
 
 class EncoderLayout(Settings):

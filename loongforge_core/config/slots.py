@@ -12,7 +12,7 @@ from loongforge_core.component import SLOT_KEYS, BackboneConfig, ComponentConfig
 from loongforge_core.config.composition import FOUNDATION, Slot, encoder_slot, projector_slot
 from loongforge_core.config.published import translated
 from loongforge_core.config.sentences import Findings, validated
-from loongforge_core.config.settings import SlotSettings
+from loongforge_core.config.settings import Backend, SlotSettings
 from loongforge_core.errors import PluginError, did_you_mean
 from loongforge_core.registry.registry import Registry
 
@@ -71,6 +71,7 @@ def check_slots(sections: Mapping[str, Any], registry: Registry, findings: Findi
     for draft in drafts.values():
         if draft.spec.kind == "projector":
             _fill(slots, draft, _projector_config(draft, sections, slots, findings))
+    _check_encoded_once(sections, slots, findings)
     for name in sections:
         _check_neighbours(name, sections, slots, registry, findings)
     return {name: slots[name] for name in sorted(slots, key=_order)}
@@ -103,17 +104,23 @@ def _draft(name: str, section: Any, registry: Registry, findings: Findings) -> _
     except PluginError as error:
         findings.add(f"{key}.type", str(error), cause=error.__cause__)
         return None
-    modality = slot_modality(name)
-    if modality and spec.modalities and modality not in spec.modalities:
-        findings.add(f"{key}.type", f"{kind} {spec.name!r} takes {', '.join(spec.modalities)}, not {modality}")
     settings = settings or SlotSettings(type=spec.name)
+    for field, modality in (("type", slot_modality(name)), *(("also_encodes", other) for other in settings.also_encodes)):
+        if modality and spec.modalities and modality not in spec.modalities:
+            findings.add(f"{key}.{field}", f"{kind} {spec.name!r} takes {', '.join(spec.modalities)}, not {modality}")
     written = translated({field: value for field, value in section.items() if field not in SLOT_KEYS}, config_class, key, findings)
-    wish = written.pop("backend", settings.backend)
-    if settings.backend is None and wish is not None and (why := missing_backend(wish)):
-        logger.warning("%s: %s is asked for in the original design's form, but %s: torch is used", key, wish, why)
-    elif settings.backend is None:
-        settings = settings.model_copy(update={"backend": wish})
-    return _Draft(name, spec, settings, config_class, written)
+    wish = written.pop("backend", None)
+    return _Draft(name, spec, _with_wish(settings, wish, key) if wish else settings, config_class, written)
+
+
+def _with_wish(settings: SlotSettings, backend: Backend, key: str) -> SlotSettings:
+    """A backend that an original form asks for, where the user has set none and it is installed."""
+    if settings.backend is not None:
+        return settings
+    if why := missing_backend(backend):
+        logger.warning("%s: the original design's form asks for %s, but %s: torch is used", key, backend, why)
+        return settings
+    return settings.model_copy(update={"backend": backend})
 
 
 def missing_backend(backend: str) -> str:
@@ -171,6 +178,18 @@ def _check_written(draft: _Draft, field: str, neighbour: Slot, findings: Finding
         f"widths do not fit: {written} is written, but {neighbour.name} ({neighbour.spec.name}) {says} {width} wide"
         f"{f' ({where})' if where else ''}, and {written} != {width}; write {width}, or leave it out to have it inferred",
     )
+
+
+def _check_encoded_once(sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> None:
+    """Every modality has one encoder, whether a slot is named after it or takes it too."""
+    taken = {slot_modality(name): name for name in sections if slot_kind(name) == "encoder"}
+    for name, slot in slots.items():
+        for modality in slot.settings.also_encodes:
+            if slot_kind(name) != "encoder":
+                findings.add(f"model.{name}.also_encodes", f"only an encoder encodes; write it into {encoder_slot(slot_modality(name))}")
+            elif modality in taken:
+                findings.add(f"model.{name}.also_encodes", f"{modality} is encoded by {taken[modality]} already")
+            taken.setdefault(modality, name)
 
 
 def _check_neighbours(name: str, sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings) -> None:

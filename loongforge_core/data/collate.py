@@ -67,9 +67,9 @@ def _check(sample: Sample) -> None:
     if placeholders != expected:
         raise DataError(f"{sample.where}: {placeholders} placeholder tokens, but its items give {expected}")
     for modality in {*sample.items, *(span.modality for span in sample.spans)}:
-        spans, items = sum(span.modality == modality for span in sample.spans), len(sample.items.get(modality, ()))
-        if spans != items:
-            raise DataError(f"{sample.where}: {spans} places for items of modality {modality!r}, but {items} items")
+        places = sum(span.modality == modality and not span.continues for span in sample.spans)
+        if places != (items := len(sample.items.get(modality, ()))):
+            raise DataError(f"{sample.where}: {places} places for items of modality {modality!r}, but {items} items")
 
 
 def _pad(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:

@@ -1,23 +1,24 @@
 """One conversation, ready for a batch: tokens, what is learned of them, opened items.
 
-A sample is numpy; data workers make it. Items stand in the token sequence as runs of PLACEHOLDER_ID, as long as the composition says
-that an item of this size is in the language model's sequence.
+A sample is numpy; data workers make it. Items stand in the token sequence as runs of PLACEHOLDER_ID, all together as long as the
+composition says that an item of this size is in the language model's sequence; most are one run, and the recipe says which are several.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from loongforge_core.component import Augmentation, ItemSpan, ProcessedItem, Processor, Shape
+from loongforge_core.component import Augmentation, ItemRun, ItemSpan, ProcessedItem, Processor, Shape
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.conversations import Conversation, ItemReference
 from loongforge_core.data.template import ChatTemplate, Purpose, TokenisedText
-from loongforge_core.errors import DataError
+from loongforge_core.errors import DataError, PluginError
 from loongforge_core.model.batch import PLACEHOLDER_ID
 
 __all__ = ["Sample", "SampleMaker"]
@@ -47,7 +48,7 @@ class Sample:
     items: Mapping[str, tuple[ProcessedItem, ...]] = field(default_factory=dict)
     """By modality, in order; modalities without an item are absent."""
     spans: tuple[ItemSpan, ...] = ()
-    """Where the items stand, all modalities together, in order."""
+    """Where the items stand, run by run, all modalities together, in order."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -113,8 +114,9 @@ class SampleMaker:
         if (known := self._texts.get(key)) is not None:
             self._texts.move_to_end(key)
             return known
-        text = self.template.tokenise(conversation, purpose)
-        spans = _spans(text, conversation, layouts)
+        runs = [self._runs(item.modality, *layout) for item, layout in zip(conversation.items, layouts, strict=True)]
+        text = self.template.tokenise(conversation, purpose, runs)
+        spans = _spans(text, conversation, layouts, runs)
         token_ids, is_target = _expand(text, spans)
         self._check(token_ids, is_target, purpose, conversation.where)
         labels, loss_mask = np.zeros_like(token_ids), np.zeros(len(token_ids), dtype=np.float32)
@@ -127,6 +129,13 @@ class SampleMaker:
         if len(self._texts) > CACHED_TEXTS:
             self._texts.popitem(last=False)
         return tokens
+
+    def _runs(self, modality: str, grid: Shape, details: tuple[tuple[str, Any], ...]) -> Sequence[ItemRun]:
+        runs = self.composition.recipe_config.runs(modality, grid, dict(details))
+        if (written := sum(math.prod(run.grid) for run in runs)) != math.prod(grid):
+            recipe = self.composition.recipe.name
+            raise PluginError(f"recipe {recipe!r} writes a {modality} whose tokens lie {grid} as {written} tokens: {runs}")
+        return runs
 
     def _open(self, reference: ItemReference, where: str, augmentation: Augmentation | None) -> tuple[ProcessedItem, Shape]:
         """The item and how its tokens lie."""
@@ -157,20 +166,23 @@ def _without_path(part: str | ItemReference) -> object:
     return part if isinstance(part, str) else (part.modality,)
 
 
-def _spans(text: TokenisedText, conversation: Conversation, layouts: tuple[_ItemLayout, ...]) -> tuple[ItemSpan, ...]:
-    """Where items stand once each is as long as its grid: behind those before it, each of which was one token."""
+def _spans(
+    text: TokenisedText, conversation: Conversation, layouts: tuple[_ItemLayout, ...], runs: Sequence[Sequence[ItemRun]]
+) -> tuple[ItemSpan, ...]:
+    """Where runs stand once each is as long as its grid: behind those before it, each of which was one token."""
     spans: list[ItemSpan] = []
-    shift = 0
-    for reference, position, (grid, details) in zip(conversation.items, text.item_positions.tolist(), layouts, strict=True):
-        spans.append(ItemSpan(reference.modality, position + shift, grid, dict(details)))
-        shift += spans[-1].num_tokens - 1
+    positions, shift = iter(text.run_positions.tolist()), 0
+    for reference, (_, details), own in zip(conversation.items, layouts, runs, strict=True):
+        for index, run in enumerate(own):
+            spans.append(ItemSpan(reference.modality, next(positions) + shift, run.grid, dict(details), continues=index > 0))
+            shift += spans[-1].num_tokens - 1
     return tuple(spans)
 
 
 def _expand(text: TokenisedText, spans: tuple[ItemSpan, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and targets with every item's token repeated to its length."""
+    """Token ids and targets with every run's token repeated to its length."""
     repeats = np.ones(len(text.token_ids), dtype=np.int64)
-    repeats[text.item_positions] = [span.num_tokens for span in spans]
+    repeats[text.run_positions] = [span.num_tokens for span in spans]
     token_ids = text.token_ids.copy()
-    token_ids[text.item_positions] = PLACEHOLDER_ID
+    token_ids[text.run_positions] = PLACEHOLDER_ID
     return token_ids.repeat(repeats), text.is_target.repeat(repeats)

@@ -2,7 +2,7 @@
 
 Text templates take a turn's content as a string, multimodal ones as a list of parts; which of the two, for which roles, and for
 which modalities the template writes the placeholder itself, is found out by rendering probes. Where it does not write it, the
-recipe's markup goes into the text.
+recipe's markup goes into the text. What an item is written as in the place of its placeholder, the recipe says once its size is known.
 
 The loss falls on the assistant's turns only: what a turn adds behind the generation prompt, its end-of-turn token included, white space
 after that not. Where a turn begins and ends is found by rendering the conversation up to it, which works only when a template
@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from jinja2 import TemplateError
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from loongforge_core.component import ItemMarkup
+from loongforge_core.component import ItemMarkup, ItemRun
 from loongforge_core.data.conversations import Conversation, Message
 from loongforge_core.errors import DataError
 
@@ -40,14 +40,28 @@ Purpose = Literal["train", "generate"]
 
 @dataclass(frozen=True)
 class TokenisedText:
-    """A conversation's tokens, each item still one token."""
+    """A conversation's tokens, each run of an item's still one token."""
 
     token_ids: np.ndarray
     """int64."""
     is_target: np.ndarray
     """bool; whether the token is part of an answer."""
-    item_positions: np.ndarray
-    """int64; where the items stand, in order."""
+    run_positions: np.ndarray
+    """int64; where the runs of all items stand, in order."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An item as it is to be written."""
+
+    modality: str
+    placeholder: str
+    runs: tuple[ItemRun, ...]
+
+    @cached_property
+    def text(self) -> str:
+        """What stands in the place of its placeholder, each run being one more."""
+        return "".join(f"{run.before}{self.placeholder}{run.after}" for run in self.runs)
 
 
 class ChatTemplate:
@@ -65,6 +79,7 @@ class ChatTemplate:
         self.placeholder_ids = {
             modality: int(self.tokenizer.convert_tokens_to_ids(markup.placeholder)) for modality, markup in self.markups.items()
         }
+        self._placeholder = re.compile("|".join(re.escape(markup.placeholder) for markup in self.markups.values()) or "(?!)")
         self._roles_with_parts: frozenset[str] = frozenset()
         self._probe_roles()
         self._written_by_template = frozenset(filter(self._writes_placeholder, self.markups))
@@ -80,38 +95,44 @@ class ChatTemplate:
             logger.warning("%s: the chat template ends an answer with no special token: a model will not learn where to stop", self.folder)
         return written | ({self.tokenizer.eos_token_id} - {None})
 
-    def tokenise(self, conversation: Conversation, purpose: Purpose) -> TokenisedText:
+    def tokenise(self, conversation: Conversation, purpose: Purpose, runs: Sequence[Sequence[ItemRun]] | None = None) -> TokenisedText:
         """The conversation's tokens; for `generate`, up to where the answer to its last turn begins.
 
-        Raises DataError, beginning with `conversation.where`, when the template refuses or garbles it.
+        `runs` are what each item is written as; by default one run. Raises DataError, beginning with `conversation.where`, when the
+        template refuses or garbles it.
         """
+        one_run = [(ItemRun(()),)] * len(conversation.items)
+        items = [
+            _Item(item.modality, self.markups[item.modality].placeholder, tuple(own))
+            for item, own in zip(conversation.items, one_run if runs is None else runs, strict=True)
+        ]
         try:
-            return self._tokenise(conversation, purpose)
+            return self._tokenise(conversation, purpose, items)
         except TemplateError as error:
             raise DataError(f"{conversation.where}: the chat template of {self.folder} refuses this conversation: {error}") from error
 
-    def _tokenise(self, conversation: Conversation, purpose: Purpose) -> TokenisedText:
+    def _tokenise(self, conversation: Conversation, purpose: Purpose, items: Sequence[_Item]) -> TokenisedText:
         messages = conversation.messages
-        text = self._render(messages, add_generation_prompt=purpose == "generate")
+        text = self._write(messages, items, add_generation_prompt=purpose == "generate")
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         token_ids = np.array(encoding["input_ids"], dtype=np.int64)
         starts = np.array([start for start, _ in encoding["offset_mapping"]], dtype=np.int64)
-        item_positions = self._find_items(token_ids, conversation)
+        run_positions = self._find_runs(token_ids, items, conversation.where)
         is_target = np.zeros(len(token_ids), dtype=bool)
         if purpose == "train":
-            for begin, end in self._answers(messages, text, conversation.where):
+            for begin, end in self._answers(messages, items, text, conversation.where):
                 is_target |= (starts >= begin) & (starts < end)
-        is_target[item_positions] = False
-        return TokenisedText(token_ids, is_target, item_positions)
+        is_target[run_positions] = False
+        return TokenisedText(token_ids, is_target, run_positions)
 
-    def _answers(self, messages: Sequence[Message], text: str, where: str) -> list[tuple[int, int]]:
+    def _answers(self, messages: Sequence[Message], items: Sequence[_Item], text: str, where: str) -> list[tuple[int, int]]:
         """Where, in characters, each of the assistant's turns begins and ends."""
         answers = []
         for index, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            before = self._render(messages[:index], add_generation_prompt=True)
-            until = self._render(messages[: index + 1])
+            before = self._write(messages[:index], items, add_generation_prompt=True)
+            until = self._write(messages[: index + 1], items)
             if not text.startswith(until):
                 raise DataError(
                     f"{where}: the chat template of {self.folder} renders turn {index + 1} differently depending on what follows it "
@@ -126,19 +147,32 @@ class ChatTemplate:
             answers.append((len(before), len(until.rstrip())))
         return answers
 
-    def _find_items(self, token_ids: np.ndarray, conversation: Conversation) -> np.ndarray:
-        """Positions of the placeholders, which must be those of the items, in order."""
+    def _find_runs(self, token_ids: np.ndarray, items: Sequence[_Item], where: str) -> np.ndarray:
+        """Positions of the placeholders, which must be those of the items' runs, in order."""
+        expected = [self.placeholder_ids[item.modality] for item in items for _ in item.runs]
         positions = np.flatnonzero(np.isin(token_ids, list(self.placeholder_ids.values())))
-        expected = [self.placeholder_ids[item.modality] for item in conversation.items]
         if token_ids[positions].tolist() != expected:
             names = ", ".join(repr(markup.placeholder) for markup in self.markups.values())
+            of_runs = f" of {len(expected)} runs" if len(expected) != len(items) else ""
             raise DataError(
-                f"{conversation.where}: rendered by the chat template of {self.folder}, the messages have {len(positions)} placeholders "
-                f"({names}) for {len(expected)} items, or in another order; a message's text must not contain a placeholder itself"
+                f"{where}: rendered by the chat template of {self.folder}, the messages have {len(positions)} placeholders "
+                f"({names}) for {len(items)} items{of_runs}, or in another order; a message's text must not contain a placeholder itself"
             )
         return positions
 
     # --------------------------------------------------------------------------------------------------------- rendering
+
+    def _write(self, messages: Sequence[Message], items: Sequence[_Item], *, add_generation_prompt: bool = False) -> str:
+        """The messages, with what each item is written as in the place of its placeholder. They may end before the last item."""
+        text = self._render(messages, add_generation_prompt=add_generation_prompt)
+        remaining = iter(items)
+
+        def written(found: re.Match[str]) -> str:
+            """A placeholder that is not the next item's stays as it is, and is noticed among the tokens."""
+            item = next(remaining, None)
+            return item.text if item is not None and item.placeholder == found[0] else found[0]
+
+        return self._placeholder.sub(written, text)
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         chat = [{"role": message.role, "content": self._content(message)} for message in messages]

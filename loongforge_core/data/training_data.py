@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from loongforge_core.component import Augmentation, Processor
-from loongforge_core.config.composition import Composition, encoder_slot
+from loongforge_core.config.composition import Composition
 from loongforge_core.data.collate import collate, collate_packed
 from loongforge_core.data.conversations import Conversation, ConversationFiles
 from loongforge_core.data.sample import Sample, SampleMaker
@@ -32,7 +32,7 @@ PREFETCHED_STEPS = 2
 
 def load_processors(composition: Composition, registry: Registry) -> dict[str, Processor[Any]]:
     """The processor of every modality that the composition encodes."""
-    slots = {modality: composition.slots[encoder_slot(modality)] for modality in composition.modalities}
+    slots = {modality: composition.encoder_of(modality) for modality in composition.modalities}
     return {modality: registry.load(slot.spec, "processor")(slot.config, modality) for modality, slot in slots.items()}
 
 

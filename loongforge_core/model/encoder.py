@@ -34,17 +34,16 @@ class DecoderInput:
 class OmniEncoderModel(nn.Module):
     """Encoders and projectors by slot. The text embedding is the backbone's: tokens are looked up through it."""
 
-    def __init__(self, components: Mapping[str, Component[Any]]) -> None:
+    def __init__(self, components: Mapping[str, Component[Any]], encoded_by: Mapping[str, str]) -> None:
+        """`encoded_by`: each modality, with the one after which its encoder's slot is named."""
         super().__init__()
         self.slots = nn.ModuleDict(components)
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(name.removesuffix("_encoder") for name in self.slots if name.endswith("_encoder"))
+        self.encoded_by = dict(encoded_by)
 
     def components(self, modality: str) -> list[Component[Any]]:
         """The modality's encoder and, where there is one, its projector."""
-        names = (encoder_slot(modality), projector_slot(modality))
+        own = self.encoded_by[modality]
+        names = (encoder_slot(own), projector_slot(own))
         return [cast(Component[Any], self.slots[name]) for name in names if name in self.slots]
 
     def encode(self, modality: str, items: Items) -> Features:
@@ -62,11 +61,11 @@ class OmniEncoderModel(nn.Module):
         """
         hidden_sbh = embed(batch.token_ids_bs.clamp(min=0))
         levels: list[Tensor] = []
-        for modality in self.modalities:
-            if modality not in batch.items:
-                absent = (parameter for component in self.components(modality) for parameter in component.parameters())
-                hidden_sbh = with_zero_gradients(hidden_sbh, absent)
-                continue
+        busy = {self.encoded_by[modality] for modality in batch.items}
+        for idle in [own for own in dict.fromkeys(self.encoded_by.values()) if own not in busy]:
+            absent = (parameter for component in self.components(idle) for parameter in component.parameters())
+            hidden_sbh = with_zero_gradients(hidden_sbh, absent)
+        for modality in [modality for modality in self.encoded_by if modality in batch.items]:
             features = encoded[modality] if encoded else self.encode(modality, batch.items[modality])
             placement = batch.placements[modality]
             check_rows(modality, features, len(placement.position_N))
@@ -85,7 +84,7 @@ def check_rows(modality: str, features: Features, expected: int) -> None:
     for what, tensor in (("features", features.hidden_NW), *((f"level {index}", level) for index, level in enumerate(features.levels))):
         if len(tensor) != expected:
             raise PluginError(
-                f"{encoder_slot(modality)} and what follows it gave {len(tensor)} rows of {what} for the {expected} places that "
+                f"the encoder of {modality} and what follows it gave {len(tensor)} rows of {what} for the {expected} places that "
                 "`token_grid` and `num_tokens` of their configs say"
             )
 

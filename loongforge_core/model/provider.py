@@ -82,7 +82,7 @@ class OmniModelProvider:
         foundation = self.component(slots[FOUNDATION], context) if FOUNDATION in slots else None
         assert foundation is None or isinstance(foundation, Backbone)
         recipe_class = self.registry.load(self.composition.recipe, "model") if self.composition.recipe.model else Recipe
-        encoder = OmniEncoderModel(in_front) if in_front else None
+        encoder = OmniEncoderModel(in_front, self.composition.encoded_by) if in_front else None
         recipe = recipe_class(self.composition.recipe_config)
         return OmniCombinationModel(encoder=encoder, foundation=foundation, recipe=recipe)
 

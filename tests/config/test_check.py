@@ -86,10 +86,22 @@ def test_one_encoder_may_serve_several_modalities(registry: Registry) -> None:
     assert composition_from(tree, registry).modalities == ("image", "video")
 
 
+def test_one_encoder_for_two_modalities(registry: Registry) -> None:
+    composition = composition_from(changed(model__image_encoder__also_encodes=["video"], data__augment={"video": {"radius": 2}}), registry)
+    assert composition.modalities == ("image", "video") and composition.encoder_of("video").name == "image_encoder"
+    assert composition.item_grid("video", (6, 4)) == composition.item_grid("image", (6, 4)) == (3, 2)
+
+
+def test_a_modality_is_encoded_once(registry: Registry) -> None:
+    video = {"model__video_encoder": {"type": "eye"}, "model__video_projector": {"type": "bridge"}}
+    where, said = issue(registry, model__image_encoder__also_encodes=["video"], **video)
+    assert (where, said) == ("model.image_encoder.also_encodes", "video is encoded by video_encoder already")
+
+
 def test_a_slots_own_keys_are_no_part_of_its_config(registry: Registry, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).touch()
-    own = {"pretrained": str(tmp_path), "freeze": ["a*"], "lr": 1e-3, "weight_decay": 0.0, "backend": "torch"}
+    own = {"pretrained": str(tmp_path), "freeze": ["a*"], "lr": 1e-3, "weight_decay": 0.0, "backend": "torch", "also_encodes": ["video"]}
     slot = composition_from(changed(model__image_encoder={"type": "eye", **own}), registry).slots["image_encoder"]
     assert slot.settings.model_dump() == {"type": "eye", **own}
 
@@ -208,6 +220,13 @@ def test_data_that_a_plugin_will_write_need_not_be_there(registry: Registry) -> 
         ({"train__micro_batch_size": 3}, "train.global_batch_size", "8 is no multiple of micro_batch_size 3 = 3; nearest valid: 9"),
         # data
         ({"data__augment": {"image": {"radios": 1}}}, "data.augment.image.radios", "unknown key; did you mean 'radius'?"),
+        ({"model__image_encoder__also_encodes": ["sound"]}, "model.image_encoder.also_encodes", "takes image, video, not sound"),
+        ({"model__image_projector__also_encodes": ["video"]}, "model.image_projector.also_encodes", "write it into image_encoder"),
+        (
+            {"model__image_encoder__also_encodes": ["image"]},
+            "model.image_encoder.also_encodes",
+            "image is encoded by image_encoder already",
+        ),
         ({"data__augment": {"image": {"radius": -1}}}, "data.augment.image.radius", "got -1, expected greater than or equal to 0"),
         ({"data__augment": {"imag": {}}}, "data.augment.imag", "model has no imag_encoder; did you mean 'image'?"),
         ({"data__prepare": "pictures"}, "data.prepare", "which is not given"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
-from loongforge_core.model.batch import Batch
+from loongforge_core.layers.interfaces import Items
+from loongforge_core.model.batch import Batch, Placement
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
@@ -53,6 +56,42 @@ def test_a_sample_sees_only_its_own_items(compose: Compose, registry: Registry, 
             length = batch.token_ids_bs.shape[1]
             torch.testing.assert_close(logits[row, :length], model(batch, with_labels=False)[0], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(losses[row, : length - 1], model(batch)[0, :-1], atol=1e-5, rtol=1e-5)
+
+
+def test_one_encoder_takes_items_of_two_modalities(compose: Compose, batch_of: BatchOf) -> None:
+    """Half of the images called videos: the same logits and the same gradients."""
+    registry = Registry.discover()
+    registry.register(replace(registry.component("encoder", "siglip"), name="both", modalities=("image", "video")))
+    slots = {name: slot.config.model_dump(exclude_unset=True) for name, slot in compose().slots.items()}
+    slots["image_encoder"] |= {"type": "both", "also_encodes": ["video"]}
+    composition = composition_from(
+        {"model": {**slots, "image_projector": {"type": "mlp"}, "foundation": {"type": "qwen2", **slots["foundation"]}}}, registry
+    )
+    batch = batch_of(*SAMPLES)
+    numbers = {}
+    for videos in ((), (0, 3), (1, 2), range(5)):
+        model = build(composition, registry)
+        given = renamed(batch, set(videos))
+        assert set(given.items) == {"image", "video"} if 0 < len(videos) < 5 else len(given.items) == 1
+        loss = loss_of(model, given)
+        loss.backward()
+        numbers[tuple(videos)] = loss, gradients(model)
+    (expected_loss, expected), *others = numbers.values()
+    for loss, given_gradients in others:
+        torch.testing.assert_close(loss, expected_loss)
+        torch.testing.assert_close(given_gradients, expected)
+
+
+def renamed(batch: Batch, videos: set[int]) -> Batch:
+    """The batch with the images of these numbers as videos."""
+    pixels, place = batch.items["image"].inputs["pixel_values"], batch.placements["image"]
+    items, placements = {}, {}
+    for modality, numbers in (("image", [n for n in range(len(pixels)) if n not in videos]), ("video", sorted(videos))):
+        if numbers:
+            rows = torch.cat([torch.arange(4) + 4 * number for number in numbers])
+            items[modality] = Items({"pixel_values": pixels[numbers]}, ((8, 8),) * len(numbers))
+            placements[modality] = Placement(place.sample_N[rows], place.position_N[rows])
+    return replace(batch, items=items, placements=placements)
 
 
 def test_every_item_matters_where_it_stands(compose: Compose, registry: Registry, batch_of: BatchOf) -> None:

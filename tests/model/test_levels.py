@@ -154,5 +154,5 @@ def test_rows_that_are_not_as_many_as_places_are_an_error(
     build: Callable[[str], OmniCombinationModel], batch_of: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "TwoLevelEncoder", MiserlyEncoder)
-    with pytest.raises(PluginError, match="image_encoder and what follows it gave 1 rows of features for the 4 places"):
+    with pytest.raises(PluginError, match="the encoder of image and what follows it gave 1 rows of features for the 4 places"):
         build("none")(batch_of([5, IMAGE, 6]))
