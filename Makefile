@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PLUGINS := plugins/loongforge_vit plugins/loongforge_projectors plugins/loongforge_llm plugins/loongforge_models
+PLUGINS := plugins/loongforge_vit plugins/loongforge_audio plugins/loongforge_projectors plugins/loongforge_llm plugins/loongforge_models
 EXAMPLE := examples/loongforge_sensor
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 

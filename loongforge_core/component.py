@@ -137,6 +137,11 @@ class ComponentConfig(BaseModel):
         """
         return () if size == 1 else (f"it is not made to be split, and each of {size} ranks would hold all of it",)
 
+    @property
+    def depends_on_layout(self) -> str:
+        """What makes the numbers depend on the parallel layout or the size of a micro-batch, and what would not; empty: nothing does."""
+        return ""
+
 
 def indivisible(size: int, **numbers: int) -> list[str]:
     """A reason, with its arithmetic, for every number that `size` does not divide; for `tensor_parallel_conflicts`."""
@@ -170,6 +175,11 @@ class EncoderConfig(ComponentConfig, ABC):
         """The size that the processor brings every item to; None where it varies. `validate` counts tokens with it."""
         return None
 
+    @property
+    def typical_item_size(self) -> Shape | None:
+        """A size that items have where it varies, by which is checked whether a projector takes features that lie so; None: not checked."""
+        return self.fixed_item_size
+
     def num_tokens(self, size: Shape) -> int:
         return math.prod(self.token_grid(size))
 
@@ -184,12 +194,14 @@ class EncoderConfig(ComponentConfig, ABC):
 
 
 class ProjectorConfig(ComponentConfig, ABC):
-    """A projector. Core fills the two widths in from its neighbours; where YAML states them they must agree."""
+    """A projector. Core fills the widths and levels in from its neighbours; where YAML states them they must agree."""
 
     input_size: int
     """Width of the encoder's features; inferred."""
     hidden_size: int
     """Width of the embeddings it emits, the language model's; inferred."""
+    num_levels: int = 0
+    """Levels that its encoder emits beside the features; inferred."""
 
     def token_grid(self, grid: Shape) -> Shape:
         """How its output tokens lie, for features that lie in `grid`. Raises ValueError for a grid that it cannot take."""
@@ -222,6 +234,16 @@ class BackboneConfig(ComponentConfig, ABC):
     def position_axes(self) -> int:
         """Axes of the position ids that it takes: 1, or 3 for M-RoPE. A recipe that makes others does not fit."""
         return 1
+
+    @property
+    def needs_sequence_parallel(self) -> bool:
+        """Whether, over several tensor ranks, sequences must be cut too: Megatron's experts take tokens that way only."""
+        return False
+
+    def expert_parallel_conflicts(self, size: int, tensor_size: int) -> Sequence[str]:
+        """Why experts cannot be shared by `size` ranks and each be split over `tensor_size` more: a reason for each number that does not
+        fit; none where it can. Default: it has no experts."""
+        return () if size == 1 else ("it has no experts that ranks could share",)
 
     @property
     def max_sequence_length(self) -> int | None:

@@ -92,7 +92,7 @@ def _summary(row: Row) -> str:
 
 def validate(args: argparse.Namespace) -> None:
     """Loads a composition with every check, and says what it is."""
-    from loongforge_core.config.check import load_composition, missing_backends
+    from loongforge_core.config.check import layout_dependences, load_composition, missing_backends
     from loongforge_core.config.layout import describe_layout
 
     registry = Registry.discover()
@@ -113,7 +113,7 @@ def validate(args: argparse.Namespace) -> None:
     )
     for line in describe_layout(composition, args.world_size):
         print(f"  {line}")
-    for issue in missing_backends(composition):
+    for issue in (*missing_backends(composition), *layout_dependences(composition)):
         print(f"  note: {issue.key}: {issue.message}")
     print("OK")
 

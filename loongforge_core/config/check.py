@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from loongforge_core.config.slots import check_slots, missing_backend, slot_kind
 from loongforge_core.errors import ConfigError, Issue, PluginError, did_you_mean
 from loongforge_core.registry.registry import Registry
 
-__all__ = ["composition_from", "load_composition", "missing_backends"]
+__all__ = ["composition_from", "layout_dependences", "load_composition", "missing_backends"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def composition_from(
     """The composition of a tree of plain data, such as YAML gives. Raises ConfigError with everything that is wrong."""
     findings = Findings(provenance or Provenance())
     model = tree.get("model")
-    sections, rest = _split(model, findings)
+    sections, rest = _split(model, registry, findings)
     slots = check_slots(sections, registry, findings)
     recipe = _recipe(rest, sections, registry, findings)
     _check_positions(recipe, slots, findings)
@@ -85,16 +85,26 @@ def composition_from(
 # ------------------------------------------------------------------------------------------------------- the model section
 
 
-def _split(model: Any, findings: Findings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The slots, and the recipe's keys."""
+def _split(model: Any, registry: Registry, findings: Findings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The slots, and the recipe's keys, some of which are called like slots in the original design."""
     if not isinstance(model, Mapping):
         given = "there is no model" if model is None else f"got {model!r}"
         findings.add("model", f"{given}: expected a mapping of slots, such as {FOUNDATION}: {{type: NAME}}")
         return {}, {}
-    sections = {key: value for key, value in model.items() if slot_kind(key)}
+    forms = _original_forms(model.get("model_type"), registry)
+    sections = {key: value for key, value in model.items() if slot_kind(key) and key not in forms}
     if not sections:
         findings.add("model", f"no slot is filled: expected {FOUNDATION}, <modality>_encoder or <modality>_projector")
     return sections, {key: value for key, value in model.items() if key not in sections}
+
+
+def _original_forms(model_type: Any, registry: Registry) -> Collection[str]:
+    """Keys of the original design that the recipe knows; what is wrong with it is noted where it is made."""
+    try:
+        forms: Collection[str] = registry.load(registry.component("recipe", model_type), "config").original_forms
+    except (PluginError, TypeError):
+        return ()
+    return forms
 
 
 def _recipe(
@@ -270,6 +280,15 @@ def _check_length(composition: Composition, findings: Findings) -> None:
             continue
         if tokens is not None and tokens > length:
             findings.add("train.seq_length", f"one {modality} gives {tokens} tokens, and a sample has at most {length}")
+
+
+def layout_dependences(composition: Composition) -> list[Issue]:
+    """What gives up that numbers are the same in every layout."""
+    return [
+        Issue(f"numbers depend on the layout and the size of a micro-batch: {why}", f"model.{name}")
+        for name, slot in composition.slots.items()
+        if (why := slot.config.depends_on_layout)
+    ]
 
 
 def missing_backends(composition: Composition) -> list[Issue]:

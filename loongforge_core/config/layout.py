@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from loongforge_core.config.composition import Composition
 from loongforge_core.config.settings import EncoderLayout, ParallelSettings, RunSettings
 
-__all__ = ["describe_layout", "layers_of_stages", "processes_needed", "replicas", "tensor_size"]
+__all__ = [
+    "describe_layout",
+    "expert_processes",
+    "expert_tensor_size",
+    "layers_of_stages",
+    "model_processes",
+    "processes_needed",
+    "replicas",
+    "tensor_size",
+]
 
 
 def tensor_size(parallel: ParallelSettings, slot: str) -> int:
@@ -35,16 +44,28 @@ def layers_of_stages(parallel: ParallelSettings, num_layers: int) -> tuple[int, 
     return tuple(next(shares) if layers is None else layers for layers in stages)
 
 
+def expert_tensor_size(parallel: ParallelSettings) -> int:
+    return parallel.expert_tensor_parallel_size or parallel.tensor_model_parallel_size
+
+
+def model_processes(parallel: ParallelSettings) -> int:
+    """Processes of one copy of the model, with all experts on every rank of its own."""
+    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
+
+
+def expert_processes(parallel: ParallelSettings) -> int:
+    """Processes that hold all experts once."""
+    return expert_tensor_size(parallel) * parallel.expert_model_parallel_size * parallel.pipeline_model_parallel_size
+
+
 def processes_needed(parallel: ParallelSettings) -> int:
     """The number of processes is a multiple of this."""
-    both = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
-    return math.lcm(both * parallel.context_parallel_size, both * parallel.expert_model_parallel_size)
+    return math.lcm(model_processes(parallel), expert_processes(parallel))
 
 
 def replicas(parallel: ParallelSettings, world_size: int) -> int:
     """Data-parallel size: copies of the model that share the samples of a global batch."""
-    model = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
-    return max(1, world_size // model)
+    return max(1, world_size // model_processes(parallel))
 
 
 def describe_layout(composition: Composition, world_size: int | None) -> Iterator[str]:
@@ -55,6 +76,9 @@ def describe_layout(composition: Composition, world_size: int | None) -> Iterato
         first, *others = layers_of_stages(parallel, composition.foundation.num_layers)
         stages = [str(first) if first else "0 (encoders)", *map(str, others)]
         yield f"  decoder layers of the pipeline stages: {', '.join(stages)}"
+    if parallel.expert_model_parallel_size > 1:
+        size = expert_tensor_size(parallel)
+        yield f"  experts: shared by {parallel.expert_model_parallel_size} ranks{f', each split over {size} tensor ranks' * (size > 1)}"
     for slot, own in parallel.encoders.items() if parallel.tensor_model_parallel_size > 1 else ():
         size = tensor_size(parallel, slot)
         times = parallel.tensor_model_parallel_size // size

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from loongforge_core.component import BackboneConfig
 from loongforge_core.config.composition import FOUNDATION, Slot, projector_slot
-from loongforge_core.config.layout import processes_needed, replicas, tensor_size
+from loongforge_core.config.layout import expert_processes, expert_tensor_size, model_processes, replicas, tensor_size
 from loongforge_core.config.settings import ParallelSettings, RunSettings
 from loongforge_core.config.slots import slot_kind, slot_modality
 
@@ -19,6 +19,7 @@ __all__ = ["PROCESSES", "RULES", "Job", "Problem", "Purpose", "batch", "processe
 
 TENSOR = "parallel.tensor_model_parallel_size"
 PIPELINE = "parallel.pipeline_model_parallel_size"
+EXPERT, EXPERT_TENSOR = "parallel.expert_model_parallel_size", "parallel.expert_tensor_parallel_size"
 ENCODER_STAGES = "parallel.encoder_pipeline_model_parallel_size"
 FIRST = "parallel.num_layers_in_first_pipeline_stage"
 LAST = "parallel.num_layers_in_last_pipeline_stage"
@@ -88,10 +89,10 @@ def divisors_around(given: int, whole: int) -> Iterator[int]:
 
 
 def not_there_yet(job: Job) -> Iterator[Problem]:
-    for name, what in (("context_parallel_size", "attention"), ("expert_model_parallel_size", "mixtures of experts")):
-        size = getattr(job.run.parallel, name)
-        if size > 1:
-            yield Problem(f"parallel.{name}", f"got {size}, but {what} over several ranks is not there yet", {f"parallel.{name}": (1,)})
+    size = job.run.parallel.context_parallel_size
+    if size > 1:
+        key = "parallel.context_parallel_size"
+        yield Problem(key, f"got {size}, but attention over several ranks is not there yet", {key: (1,)})
 
 
 def language_model_over_tensor_ranks(job: Job) -> Iterator[Problem]:
@@ -125,11 +126,42 @@ def vocabulary_over_tensor_ranks(job: Job) -> Iterator[Problem]:
 
 
 def sequences_over_tensor_ranks(job: Job) -> Iterator[Problem]:
-    if job.run.parallel.sequence_parallel and job.run.parallel.tensor_model_parallel_size == 1:
+    parallel, key = job.run.parallel, "parallel.sequence_parallel"
+    if parallel.sequence_parallel and parallel.tensor_model_parallel_size == 1:
         yield Problem(
-            "parallel.sequence_parallel",
-            "true splits sequences over the tensor ranks, and tensor_model_parallel_size is 1; expected false, or 2 ranks or more",
+            key, "true splits sequences over the tensor ranks, and tensor_model_parallel_size is 1; expected false, or 2 ranks or more"
         )
+    needed = job.foundation is not None and job.foundation.needs_sequence_parallel
+    if needed and not parallel.sequence_parallel and parallel.tensor_model_parallel_size > 1:
+        yield Problem(
+            key, f"false, but the {FOUNDATION} has experts, which on tensor ranks take sequences that are split over these; expected true"
+        )
+
+
+def experts_over_ranks(job: Job) -> Iterator[Problem]:
+    """Experts are shared by ranks, and each is split over tensor ranks; the two together decide how many copies of an expert there are."""
+    parallel = job.run.parallel
+    size, tensor_size = parallel.expert_model_parallel_size, expert_tensor_size(parallel)
+    if parallel.expert_tensor_parallel_size is not None and size == 1 and tensor_size != parallel.tensor_model_parallel_size:
+        yield Problem(
+            EXPERT_TENSOR,
+            f"got {tensor_size}, but experts that no ranks share are split as everything else, over {parallel.tensor_model_parallel_size}",
+            {EXPERT_TENSOR: (parallel.tensor_model_parallel_size,)},
+        )
+    foundation = job.slots.get(FOUNDATION)
+    if foundation is None or job.foundation is None:
+        return
+
+    def conflicts(size: int, tensor_size: int) -> str:
+        assert job.foundation is not None
+        return "; ".join(job.foundation.expert_parallel_conflicts(size, tensor_size))
+
+    if wrong := conflicts(size, 1):
+        fitting = (other for other in around(size, 1, 2 * size) if not conflicts(other, 1))
+        yield Problem(EXPERT, f"{FOUNDATION} ({foundation.spec.name}): {wrong}", {EXPERT: fitting})
+    elif wrong := conflicts(size, tensor_size):
+        fitting = (other for other in around(tensor_size, 1, 2 * tensor_size) if not conflicts(size, other))
+        yield Problem(EXPERT_TENSOR, f"{FOUNDATION} ({foundation.spec.name}): {wrong}", {EXPERT_TENSOR: fitting})
 
 
 def encoders_over_tensor_ranks(job: Job) -> Iterator[Problem]:
@@ -234,8 +266,10 @@ def processes(job: Job) -> Iterator[Problem]:
     world_size = job.world_size
     if world_size is None or any(not_there_yet(job)):
         return
-    sizes = sizes_of(job.run.parallel)
-    needed = processes_needed(job.run.parallel)
+    parallel = job.run.parallel
+    sizes, needed = sizes_of(parallel), model_processes(parallel)
+    if world_size % needed == 0:
+        sizes, needed = expert_sizes_of(parallel), expert_processes(parallel)
     if rest := world_size % needed:
         largest = max(sizes, key=lambda name: sizes[name])
         named = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
@@ -249,8 +283,13 @@ def processes(job: Job) -> Iterator[Problem]:
 
 
 def sizes_of(parallel: ParallelSettings) -> Mapping[str, int]:
-    names = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size", "expert_model_parallel_size")
+    names = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
     return {name: getattr(parallel, name) for name in names}
+
+
+def expert_sizes_of(parallel: ParallelSettings) -> Mapping[str, int]:
+    names = ("pipeline_model_parallel_size", "expert_model_parallel_size")
+    return {"expert_tensor_parallel_size": expert_tensor_size(parallel), **{name: getattr(parallel, name) for name in names}}
 
 
 def batch(job: Job) -> Iterator[Problem]:
@@ -281,6 +320,7 @@ RULES: Sequence[Callable[[Job], Iterator[Problem]]] = (
     encoders_over_tensor_ranks,
     stage_of_the_encoders,
     layers_over_stages,
+    experts_over_ranks,
     overlaps,
     processes,
     batch,

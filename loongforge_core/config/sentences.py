@@ -68,14 +68,26 @@ def _messages(error: ValidationError, model: type[BaseModel], data: Any, also_va
     """One sentence per place; where several forms were possible, all that were expected."""
     grouped: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors(include_url=False):
-        location = tuple(str(part) for part in detail["loc"])
-        missing = detail["type"] in ("missing", "extra_forbidden")
-        grouped.setdefault(location if missing else _inside(location, data), []).append(detail)
+        grouped.setdefault(_place(detail, data), []).append(detail)
     return {
-        location: _sentence(details, location, model, also_valid)
+        location: _sentence(details, model, also_valid)
         for location, details in grouped.items()
         if not any(other[: len(location)] == location and other != location for other in grouped)  # the form that got furthest
     }
+
+
+def _place(detail: Any, data: Any) -> tuple[str, ...]:
+    """Where in the data the error is, by keys that are written or missing there."""
+    location, kind = _location(detail), detail["type"]
+    if kind in ("missing", "extra_forbidden"):
+        return (*_inside(location[:-1], data), location[-1])
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return (*_inside(location, data), detail["ctx"]["discriminator"].strip("'"))
+    return _inside(location, data)
+
+
+def _location(detail: Any) -> tuple[str, ...]:
+    return tuple(str(part) for part in detail["loc"])
 
 
 def _inside(location: tuple[str, ...], data: Any) -> tuple[str, ...]:
@@ -92,13 +104,17 @@ def _inside(location: tuple[str, ...], data: Any) -> tuple[str, ...]:
     return tuple(inside)
 
 
-def _sentence(details: list[Any], location: tuple[str, ...], model: type[BaseModel], also_valid: Iterable[str]) -> str:
+def _sentence(details: list[Any], model: type[BaseModel], also_valid: Iterable[str]) -> str:
     first = details[0]
     kind, given, context = first["type"], first["input"], first.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key{_suggestion(location, model, also_valid)}"
+        return f"unknown key{_suggestion(_location(first), model, also_valid)}"
     if kind == "missing":
-        return f"not given, and it has no default{_description(model, location)}"
+        return f"not given, and it has no default{_description(model, _location(first))}"
+    if kind == "union_tag_not_found":
+        return "not given, and it has no default"
+    if kind == "union_tag_invalid":
+        return f"got {context['tag']!r}, expected {context['expected_tags']}{_nearest(context['tag'], context['expected_tags'])}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
@@ -147,13 +163,16 @@ def _description(model: type[BaseModel], location: tuple[str, ...]) -> str:
 
 
 def _model_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel] | None:
-    """The model that the fields at `location` belong to."""
+    """The model that the fields at `location` belong to; a part of it may be the value that tells the forms of a union apart."""
+    forms = [model]
     for part in location:
-        if part not in model.model_fields:
-            return None
-        annotation = model.model_fields[part].annotation
-        inner = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, BaseModel)]
-        if not inner:
-            return None
-        model = inner[0]
-    return model
+        owners = [form for form in forms if part in form.model_fields]
+        chosen = [form for form in forms if any(field.default == part for field in form.model_fields.values())]
+        forms = _models_in(owners[0].model_fields[part].annotation) if owners else chosen
+    return forms[0] if forms else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for each in get_args(annotation) for model in _models_in(each)]

@@ -73,6 +73,9 @@ class ParallelSettings(Settings):
     """Decoder layers of the last stage."""
     context_parallel_size: PositiveInt = 1
     expert_model_parallel_size: PositiveInt = 1
+    """Ranks that share the experts of a layer: data-parallel ones, and tensor ranks where an expert is on fewer of these."""
+    expert_tensor_parallel_size: PositiveInt | None = None
+    """Tensor ranks that an expert is split over; default `tensor_model_parallel_size`."""
     sequence_parallel: bool = False
     use_distributed_optimizer: bool = False
     """Optimizer states are split over the data-parallel ranks."""

@@ -136,7 +136,7 @@ def _installed(kind: Kind, registry: Registry) -> str:
 
 
 def _projector_config(draft: _Draft, sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> ComponentConfig | None:
-    """Validated with the widths of its neighbours, which are inferred where they are not written."""
+    """Validated with the widths and levels of its neighbours, which are inferred where they are not written."""
     widths: dict[str, int] = {}
     unknown = False
     encoder_name = encoder_slot(slot_modality(draft.name))
@@ -145,6 +145,9 @@ def _projector_config(draft: _Draft, sections: Mapping[str, Any], slots: Mapping
         if neighbour is not None:
             widths[field] = _width(neighbour.config)
             _check_written(draft, field, neighbour, findings)
+            if isinstance(neighbour.config, EncoderConfig):
+                widths["num_levels"] = neighbour.config.num_levels
+                _check_written_levels(draft, neighbour, findings)
         elif name in sections:
             widths[field], unknown = STAND_IN, True
         elif field not in draft.written:
@@ -178,6 +181,14 @@ def _check_written(draft: _Draft, field: str, neighbour: Slot, findings: Finding
         f"widths do not fit: {written} is written, but {neighbour.name} ({neighbour.spec.name}) {says} {width} wide"
         f"{f' ({where})' if where else ''}, and {written} != {width}; write {width}, or leave it out to have it inferred",
     )
+
+
+def _check_written_levels(draft: _Draft, encoder: Slot, findings: Findings) -> None:
+    assert isinstance(encoder.config, EncoderConfig)
+    emitted = encoder.config.num_levels
+    if (written := draft.written.get("num_levels", emitted)) != emitted:
+        said = f"{written} is written, but {encoder.name} ({encoder.spec.name}) emits {emitted}"
+        findings.add(f"{draft.key}.num_levels", f"levels do not fit: {said}; write {emitted}, or leave it out to have it inferred")
 
 
 def _check_encoded_once(sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> None:
@@ -244,7 +255,7 @@ def _check_levels(encoder: Slot, projector: Slot | None, foundation: Slot | None
 def _check_tokens(encoder: Slot, projector: Slot | None, findings: Findings) -> None:
     """Whether the projector takes features that lie as this encoder's do, where that is known beforehand."""
     assert isinstance(encoder.config, EncoderConfig)
-    size = encoder.config.fixed_item_size
+    size = encoder.config.typical_item_size
     if size is None or projector is None:
         return
     assert isinstance(projector.config, ProjectorConfig)

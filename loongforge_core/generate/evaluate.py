@@ -66,12 +66,15 @@ def answer_questions(
     batch_size: int,
     progress: Callable[[int], object] = lambda count: None,
 ) -> list[Prediction]:
-    """A prediction for each conversation, in their order, on every rank. Data-parallel replicas of the model share them.
+    """A prediction for each conversation, in their order, on every rank. Data-parallel replicas of the model share them; not where they
+    share experts, for which each would wait at every token until the others come to one.
 
     `progress` is told how many were answered since it was last told, by this replica and, about, by the others.
     """
-    replicas = groups_of(decoder.model).dp
-    share = range(replicas.rank(), len(conversations), replicas.size())
+    groups = groups_of(decoder.model)
+    replicas = groups.dp
+    rank, size = (replicas.rank(), replicas.size()) if groups.ep.size() == 1 else (0, 1)
+    share = range(rank, len(conversations), size)
     ours: list[Prediction] = []
     for window in batches(share, batch_size * WINDOW):
         part = [conversations[index] for index in window]
@@ -79,11 +82,11 @@ def answer_questions(
         answers: dict[int, str] = {}
         for rows in batches(sorted(range(len(part)), key=lambda row: len(prompts[row])), batch_size):
             answers.update(zip(rows, decoder.answer_prompts([prompts[row] for row in rows]), strict=True))
-            progress(len(rows) * replicas.size())
+            progress(len(rows) * size)
         ours += [prediction(conversation, answers[row]) for row, conversation in enumerate(part)]
-    if replicas.size() == 1:
+    if size == 1:
         return ours
-    shares: list[list[Prediction]] = [[]] * replicas.size()
+    shares: list[list[Prediction]] = [[]] * size
     distributed.all_gather_object(shares, ours, group=replicas)
     return [shares[index % len(shares)][index // len(shares)] for index in range(len(conversations))]
 

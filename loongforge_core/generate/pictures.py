@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from loongforge_core.component import Processor
+from loongforge_core.errors import DataError
 from loongforge_core.generate.evaluate import UNNAMED_KIND, Prediction, exact_match
 
 if TYPE_CHECKING:
@@ -67,8 +69,13 @@ def draw_loss(metrics: Path, picture: Path, title: str) -> None:
     save(figure, picture)
 
 
-def draw_predictions(predictions: Sequence[Prediction], picture: Path, title: str) -> None:
-    """Cards with items, question, answer and truth; wrong ones first, in red; every kind has its share."""
+def draw_predictions(
+    predictions: Sequence[Prediction], picture: Path, title: str, processors: Mapping[str, Processor[Any]] | None = None
+) -> None:
+    """Cards with items, question, answer and truth; wrong ones first, in red; every kind has its share.
+
+    `processors`, by modality, may know how to show items that are no images.
+    """
     chosen = choose(predictions, COLUMNS * ROWS)
     rows = -(-len(chosen) // COLUMNS)
     header = 0.8
@@ -86,11 +93,16 @@ def draw_predictions(predictions: Sequence[Prediction], picture: Path, title: st
         width - MARGIN, 0.6, f"{wrong} wrong of {len(predictions)}", fontsize=10.5, color=RED if wrong else GREEN, va="center", ha="right"
     )
     for place, one in enumerate(chosen):
-        draw_card(axes, one, left=place % COLUMNS * CARD_WIDTH, top=place // COLUMNS * CARD_HEIGHT + header)
+        shown = [(modality, path, picture_of(modality, Path(path), processors or {})) for modality, path in one.items[:ITEMS_SHOWN]]
+        draw_card(axes, one, shown, left=place % COLUMNS * CARD_WIDTH, top=place // COLUMNS * CARD_HEIGHT + header)
     save(figure, picture)
 
 
-def draw_card(axes: Axes, one: Prediction, *, left: float, top: float) -> None:
+Shown = tuple[str, str, np.ndarray | None]
+"""Modality and path of an item, and what there is to see of it."""
+
+
+def draw_card(axes: Axes, one: Prediction, items: Sequence[Shown], *, left: float, top: float) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     pad = MARGIN / 2
@@ -107,7 +119,10 @@ def draw_card(axes: Axes, one: Prediction, *, left: float, top: float) -> None:
     axes.add_patch(box)
     text = without_tags(one)
     if one.items:
-        draw_items(axes, one.items, left=left + MARGIN, top=top + MARGIN, width=inner)
+        draw_items(axes, items, left=left + MARGIN, top=top + MARGIN, width=inner)
+        if len(one.items) > len(items):
+            more = f"+{len(one.items) - len(items)}"
+            axes.text(left + MARGIN + inner, top + MARGIN, more, fontsize=8, color=GREY, ha="right", va="top", zorder=3)
         axes.text(middle, top + 1.3, shortened(text, 24), fontsize=9, color=GREY, ha="center", va="center")
     else:
         lines = "\n".join(textwrap.wrap(text, 18, max_lines=5, placeholder=" …"))
@@ -122,24 +137,20 @@ def draw_card(axes: Axes, one: Prediction, *, left: float, top: float) -> None:
         axes.text(middle, top + 1.83, truth, fontsize=10 if len(truth) <= 16 else 7.5, color=INK, **style)
 
 
-def draw_items(axes: Axes, items: Sequence[tuple[str, str]], *, left: float, top: float, width: float) -> None:
+def draw_items(axes: Axes, items: Sequence[Shown], *, left: float, top: float, width: float) -> None:
     """Side by side, each as large as its share of the width allows."""
-    shown = items[:ITEMS_SHOWN]
-    share = width / len(shown)
-    for place, (modality, path) in enumerate(shown):
+    share = width / len(items)
+    for place, (modality, path, pixels) in enumerate(items):
         middle, room = left + (place + 0.5) * share, share - 0.06
-        pixels = opened(Path(path))
         if pixels is None:
-            name = "\n".join(textwrap.wrap(Path(path).name, max(6, int(18 / len(shown))), max_lines=4))
+            name = "\n".join(textwrap.wrap(Path(path).name, max(6, int(18 / len(items))), max_lines=4))
             axes.text(middle, top + ITEM_HEIGHT / 2, f"{modality}\n{name}", fontsize=8, color=INK, ha="center", va="center")
             continue
         scale = min(room / pixels.shape[1], ITEM_HEIGHT / pixels.shape[0])
         half_width, half_height = pixels.shape[1] * scale / 2, pixels.shape[0] * scale / 2
         centre = top + ITEM_HEIGHT / 2
         extent = (middle - half_width, middle + half_width, centre + half_height, centre - half_height)
-        axes.imshow(pixels, extent=extent, interpolation="nearest", aspect="auto", zorder=2)
-    if len(items) > len(shown):
-        axes.text(left + width, top, f"+{len(items) - len(shown)}", fontsize=8, color=GREY, ha="right", va="top", zorder=3)
+        axes.imshow(pixels, cmap="magma", extent=extent, interpolation="nearest", aspect="auto", zorder=2)
 
 
 def choose(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
@@ -157,6 +168,15 @@ def in_turn(predictions: Sequence[Prediction]) -> list[Prediction]:
         by_kind.setdefault(one.kind, []).append(one)
     mixed = [[kind[place] for place in np.random.default_rng(0).permutation(len(kind))] for kind in by_kind.values()]
     return [one for turn in zip_longest(*mixed) for one in turn if one is not None]
+
+
+def picture_of(modality: str, path: Path, processors: Mapping[str, Processor[Any]]) -> np.ndarray | None:
+    """What the modality's processor shows of a file; otherwise the image that it is, if it is one."""
+    try:
+        preview = processors[modality].preview(path) if modality in processors else None
+    except DataError:  # the answer is there, its item no longer
+        preview = None
+    return opened(path) if preview is None else preview
 
 
 def opened(path: Path) -> np.ndarray | None:

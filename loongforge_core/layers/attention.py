@@ -1,8 +1,8 @@
 """Attention of the torch backend: Megatron's self-attention with rotary positions by token, and torch's scaled-dot-product attention
 where it calls `core_attention`.
 
-Grouped queries, causal or full, padded batches or packed rows. Windows and context parallelism are not here yet: they are refused when
-the module is built.
+Grouped queries, causal or full, with or without a sliding window, padded batches or packed rows. Context parallelism is not here yet: it
+is refused when the module is built.
 
 Shapes: s sequence, b batch, n query heads, g key and value heads, d head width, t tokens of a packed row.
 """
@@ -17,9 +17,11 @@ from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loongforge_core.layers.norms import AllHeadsRMSNorm
+from loongforge_core.layers.packing import PackedRow
 from loongforge_core.layers.rotary import rotate
 
-__all__ = ["RotarySelfAttention", "ScaledDotProductAttention"]
+__all__ = ["AllHeadsNormSelfAttention", "RotarySelfAttention", "ScaledDotProductAttention"]
 
 
 class ScaledDotProductAttention(nn.Module):
@@ -35,9 +37,10 @@ class ScaledDotProductAttention(nn.Module):
         **_: Any,
     ) -> None:
         super().__init__()
-        if config.context_parallel_size > 1 or config.window_size is not None:
-            raise NotImplementedError("the torch backend's attention has neither context parallelism nor windows yet")
+        if config.context_parallel_size > 1:
+            raise NotImplementedError("the torch backend's attention has no context parallelism yet")
         self.scale = softmax_scale
+        self.window: tuple[int, int] | None = config.window_size
 
     def forward(
         self,
@@ -51,7 +54,8 @@ class ScaledDotProductAttention(nn.Module):
     ) -> Tensor:
         """Heads `[s, b, n, d]` and `[s, b, g, d]` -> `[s, b, n * d]`; packed: `[t, n, d]`, `[t, g, d]` -> `[t, n, d]`.
 
-        A causal batch needs no mask for padding on the right. A packed row is cut at `cu_seqlens_q`.
+        A causal batch needs no mask for padding on the right. A packed row is cut at `cu_seqlens_q`, which a device is only asked for where
+        the lengths are not on the host.
         """
         assert attention_bias is None
         causal = attn_mask_type in (AttnMaskType.causal, AttnMaskType.padding_causal)
@@ -59,13 +63,32 @@ class ScaledDotProductAttention(nn.Module):
             heads = [x.permute(1, 2, 0, 3) for x in (query, key, value)]
             out_bnsd = self.attend(*heads, causal=causal)
             return out_bnsd.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
-        lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
+        on_host = isinstance(packed_seq_params, PackedRow)
+        lengths = list(packed_seq_params.lengths) if on_host else packed_seq_params.cu_seqlens_q.diff().tolist()
         pieces = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True)  # type: ignore[no-untyped-call]
         return torch.cat([self.attend(*piece, causal=causal) for piece in pieces], dim=1).transpose(0, 1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-        grouped = query.shape[-3] != key.shape[-3]
-        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=self.scale, enable_gqa=grouped)
+        grouped, length = query.shape[-3] != key.shape[-3], query.shape[-2]
+        if self.window is None or is_wider(self.window, length, causal=causal):
+            return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=self.scale, enable_gqa=grouped)
+        visible_ss = in_window(self.window, length, causal=causal, device=query.device)
+        return F.scaled_dot_product_attention(query, key, value, visible_ss, scale=self.scale, enable_gqa=grouped)
+
+
+def is_wider(window: tuple[int, int], length: int, *, causal: bool) -> bool:
+    """Whether no two of so many tokens are too far apart for `window`."""
+    before, behind = (reach == -1 or reach >= length - 1 for reach in window)
+    return before and (behind or causal)
+
+
+def in_window(window: tuple[int, int], length: int, *, causal: bool, device: torch.device) -> Tensor:
+    """Which keys each query sees, `[s, s]`: Megatron's `window_size`, so many before a token and so many behind it, -1 meaning all."""
+    token_s = torch.arange(length, device=device)
+    distance_ss = token_s[:, None] - token_s
+    before, behind = window[0], 0 if causal else window[1]
+    visible_ss = torch.ones_like(distance_ss, dtype=torch.bool) if before == -1 else distance_ss <= before
+    return visible_ss if behind == -1 else visible_ss & (distance_ss >= -behind)
 
 
 class RotarySelfAttention(SelfAttention):  # type: ignore[misc]
@@ -89,3 +112,17 @@ class RotarySelfAttention(SelfAttention):  # type: ignore[misc]
         if self.rotation is None:
             return query, key, *rest
         return rotate(query, self.rotation), rotate(key, self.rotation), *rest
+
+
+class AllHeadsNormSelfAttention(RotarySelfAttention):
+    """Queries, and keys, are normalised over all heads together, before they are rotated. For configs without `qk_layernorm`.
+
+    Megatron's own place for these norms is told the width of one head and no group, so they are put there afterwards.
+    """
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        width, group = self.hidden_size_per_attention_head, self.pg_collection.tp
+        assert config.num_query_groups >= group.size(), "tensor ranks that share a key's head would normalise it twice"
+        self.q_layernorm = AllHeadsRMSNorm(config, self.num_attention_heads_per_partition, width, group=group)
+        self.k_layernorm = AllHeadsRMSNorm(config, self.num_query_groups_per_partition, width, group=group)

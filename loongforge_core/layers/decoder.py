@@ -1,7 +1,8 @@
-"""The dense decoder that Qwen2, Llama and their like share: embedding, Megatron's TransformerBlock, output layer, loss.
+"""The decoder that all families share, dense and with experts: embedding, Megatron's TransformerBlock, output layer, loss.
 
 `GPTModel` is not used: it is deprecated from Megatron-Core 0.19, and levels, M-RoPE and the vocabulary mask would each override it.
-Reference: `transformers.Qwen2ForCausalLM`, `LlamaForCausalLM`. Left out: dropout, sliding windows, key-value cache.
+Reference: `transformers.Qwen2ForCausalLM`, `LlamaForCausalLM`, `Qwen3MoeForCausalLM`, `DeepseekV3ForCausalLM`. Left out: dropout, key-value
+cache.
 
 Shapes: s sequence, b batch, h width, v this rank's part of the vocabulary, l levels.
 """
@@ -19,17 +20,18 @@ from megatron.core.tensor_parallel import (
     scatter_to_sequence_parallel_region,
 )
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor, nn
 
 from loongforge_core.component import InitialValues
 from loongforge_core.layers.decoder_config import DecoderConfig
+from loongforge_core.layers.experts import sequence_members
 from loongforge_core.layers.interfaces import Backbone, BuildContext
 from loongforge_core.layers.levels import pack_levels, unpack_levels
 from loongforge_core.layers.loss import mask_padded_vocabulary, token_losses
 from loongforge_core.layers.rotary import RotaryAngles
-from loongforge_core.layers.specs import block_spec, layer_spec
+from loongforge_core.layers.specs import block_spec, decoder_layer_specs
 from loongforge_core.layers.transformer_config import transformer_config
 from loongforge_core.parallel.bookkeeping import describe_copy
 
@@ -56,11 +58,12 @@ class Decoder(Backbone[DecoderConfig]):
         rows = context.padded_vocab_size or config.vocab_size
         if stage.pre_process:
             self.embedding = nn.ModuleDict({"word_embeddings": vocabulary_embedding(rows, self.megatron_config, groups.tp)})
-        layer = layer_spec(self.megatron_config, context.backend, mask=AttnMaskType.causal)
-        num_layers = get_num_layers_to_build(self.megatron_config, stage.vp_stage, groups.pp.rank())
+        first = get_transformer_layer_offset(self.megatron_config, stage.vp_stage, groups.pp.rank())
+        numbers = range(first, first + get_num_layers_to_build(self.megatron_config, stage.vp_stage, groups.pp.rank()))
+        layers = decoder_layer_specs(self.megatron_config, context.backend, numbers)
         self.decoder = TransformerBlock(
             config=self.megatron_config,
-            spec=block_spec(self.megatron_config, context.backend, [layer] * num_layers),
+            spec=block_spec(self.megatron_config, context.backend, layers),
             pre_process=stage.pre_process,
             post_process=stage.post_process,
             pg_collection=groups,
@@ -69,7 +72,7 @@ class Decoder(Backbone[DecoderConfig]):
         for index, layer in enumerate(self.decoder.layers):
             layer.level = index
         self.received: Tensor | None = None
-        self.rotary = RotaryAngles(config.head_size, config.rotary_base, config.rotary_scaling)
+        self.rotary = RotaryAngles.of(config, context.max_sequence_length)
         if stage.post_process:
             self.output_layer = ColumnParallelLinear(
                 config.hidden_size,
@@ -147,6 +150,7 @@ class Decoder(Backbone[DecoderConfig]):
             context=levels_lsbh,
             rotary_pos_emb=self.rotary(position_ids, self.context.dtype),
             packed_seq_params=packed,
+            padding_mask=self.sequences(token_ids_bs, padding_mask_bs, packed),
         )
         if not self.context.stage.post_process:
             return pack_levels(hidden_sbh, levels[len(self.decoder.layers) :])
@@ -155,6 +159,15 @@ class Decoder(Backbone[DecoderConfig]):
             whole_sbv: Tensor = gather_from_tensor_model_parallel_region(logits_sbv, group=self.context.groups.tp)
             return whole_sbv.transpose(0, 1)
         return token_losses(logits_sbv.to(self.context.cross_entropy_dtype), labels_bs, self.context.groups.tp)
+
+    def sequences(self, token_ids_bs: Tensor, padding_mask_bs: Tensor | None, packed: PackedSeqParams | None) -> Tensor | None:
+        """Which tokens belong to which sequence, for routers that are trained to balance experts."""
+        config = self.megatron_config
+        balances = config.moe_aux_loss_coeff > 0 or config.moe_router_enable_expert_bias
+        if config.num_moe_experts is None or not (balances and self.training):
+            return None
+        together = config.moe_router_load_balancing_type == "aux_loss"
+        return sequence_members(token_ids_bs, padding_mask_bs, packed, together=together)
 
     def receive(self, length: int) -> tuple[Tensor, ...]:
         """Takes the previous stage's hidden states, of samples so many tokens long; the levels that came with them."""

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.component import BackboneConfig, indivisible
+from loongforge_core.layers.rotary_config import RotaryScaling
 
-__all__ = ["DecoderConfig", "Llama3RotaryScaling"]
-
-
-class Llama3RotaryScaling(BaseModel):
-    """Llama 3.1's rotary scaling: low frequencies are divided by `factor`, high ones kept, those between are blended."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-    type: Literal["llama3"] = "llama3"
-    factor: PositiveFloat = 8.0
-    low_freq_factor: PositiveFloat = 1.0
-    high_freq_factor: PositiveFloat = 4.0
-    original_max_position_embeddings: PositiveInt = 8192
-    """Positions that the model saw before its context was lengthened."""
+__all__ = ["DecoderConfig"]
 
 
 class DecoderConfig(BackboneConfig):
@@ -41,8 +29,17 @@ class DecoderConfig(BackboneConfig):
     """Longest sequence the model was made for, in tokens."""
     layernorm_epsilon: PositiveFloat = 1e-6
     rotary_base: PositiveFloat = 10000.0
-    rotary_scaling: Llama3RotaryScaling | None = None
+    rotary_scaling: RotaryScaling | None = None
+    """How rotary positions reach beyond the length of the first training."""
+    mrope_section: list[PositiveInt] | None = None
+    """Positions of three axes (M-RoPE): how many of a head's frequencies turn by time, height and width; half a head's width in all."""
+    mrope_interleaved: bool = False
+    """`true`: the axes take turns from the first frequency on, as in Qwen3-VL; `false`: they come one after another, as in Qwen2.5-VL."""
+    sliding_window: PositiveInt | None = None
+    """Tokens that a token sees, itself and those before it; default all."""
     add_qkv_bias: bool = False
+    qk_layernorm: bool = False
+    """Queries and keys are normalised, head by head, before they are turned."""
     untie_embeddings_and_output_weights: bool = True
     """`false`: the output layer is the embedding table."""
     init_method_std: PositiveFloat = 0.02
@@ -55,6 +52,22 @@ class DecoderConfig(BackboneConfig):
             raise ValueError(f"num_attention_heads {self.num_attention_heads} is not a multiple of num_query_groups {self.groups}")
         if self.head_size % 2:
             raise ValueError(f"rotary positions need heads of even width, this one has {self.head_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_mrope(self) -> DecoderConfig:
+        section, frequencies = self.mrope_section, self.head_size // 2
+        if section is None:
+            if self.mrope_interleaved:
+                raise ValueError("mrope_interleaved is true, but there is no mrope_section to interleave")
+            return self
+        if len(section) != 3 or sum(section) != frequencies:
+            raise ValueError(
+                f"mrope_section {section} adds up to {sum(section)}; expected three numbers (time, height, width) that add up to "
+                f"{frequencies}, half a head's width of {self.head_size}"
+            )
+        if self.mrope_interleaved and (most := max(3 * section[1] - 2, 3 * section[2] - 1)) >= frequencies:
+            raise ValueError(f"mrope_section {section} cannot be interleaved: height or width would have frequency {most} of {frequencies}")
         return self
 
     @property
@@ -70,8 +83,13 @@ class DecoderConfig(BackboneConfig):
         return True
 
     @property
-    def max_sequence_length(self) -> int:
-        return self.max_position_embeddings
+    def position_axes(self) -> int:
+        return 3 if self.mrope_section else 1
+
+    @property
+    def max_sequence_length(self) -> int | None:
+        longest = self.max_position_embeddings
+        return self.rotary_scaling.longest(longest) if self.rotary_scaling else longest
 
     def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
         """Heads and MLP are cut. Ranks share key and value heads where these are fewer, so that their number divides the other way too."""
@@ -95,4 +113,7 @@ class DecoderConfig(BackboneConfig):
             "gated_linear_unit": True,
             "add_bias_linear": False,
             "add_qkv_bias": self.add_qkv_bias,
+            "qk_layernorm": self.qk_layernorm,
+            # Megatron counts the tokens before a token, and those behind it.
+            "window_size": (self.sliding_window - 1, 0) if self.sliding_window else None,
         }

@@ -1,7 +1,10 @@
 """Norms of the torch backend. Unlike Megatron's `WrappedTorchNorm` they work under sequence parallelism.
 
 Built by Megatron's specs with `(config, hidden_size, eps)`; their parameters are marked `sequence_parallel`, so that Megatron sums
-their gradients over the ranks that each saw a part of the sequence.
+their gradients over the ranks that each saw a part of the sequence. `AllHeadsRMSNorm` is built by its attention instead, which knows the
+ranks that share the heads.
+
+Shapes: s sequence, b batch, n heads of this rank, d head width.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+from torch import Tensor, distributed, nn
 
-__all__ = ["LayerNorm", "RMSNorm", "norm_class"]
+__all__ = ["AllHeadsRMSNorm", "LayerNorm", "RMSNorm", "norm_class"]
 
 
 def mark_sequence_parallel(module: nn.Module, enabled: bool) -> None:
@@ -20,23 +24,36 @@ def mark_sequence_parallel(module: nn.Module, enabled: bool) -> None:
 
 
 class Normalise(torch.autograd.Function):
-    """x / rms(x) * weight, in float32. Its gradient takes half as many passes over memory as autograd's of the same formula."""
+    """x / rms(x) * weight, in float32. Its gradient takes half as many passes over memory as autograd's of the same formula.
+
+    Where `group` is given, each of its ranks has as many columns of x and of the weight, and the mean square is over all of them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, group: distributed.ProcessGroup | None = None) -> Tensor:
         x32 = x.float()
-        inverse = (torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_() / x.shape[-1]).add_(eps).rsqrt_()
+        squares = summed(torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_(), group)
+        ctx.group, ctx.width = group, x.shape[-1] * (group.size() if group else 1)
+        inverse = (squares / ctx.width).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         normalised: Tensor = (x32 * inverse).to(x.dtype).mul_(weight)
         return normalised
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
         product = (gradient.float() * x).flatten(0, -2)
-        along_x = (product @ weight.float()).view_as(inverse) * inverse.pow(3) / x.shape[-1]
+        # Every rank's outputs depend on all columns through the mean square.
+        along_x = summed(product @ weight.float(), ctx.group).view_as(inverse) * inverse.pow(3) / ctx.width
         x_gradient = (gradient.float() * weight).mul_(inverse).addcmul_(x.float(), along_x, value=-1)
-        return x_gradient.to(x.dtype), (inverse.flatten() @ product).to(weight.dtype), None
+        return x_gradient.to(x.dtype), (inverse.flatten() @ product).to(weight.dtype), None, None
+
+
+def summed(tensor: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
+    """The sum over the ranks of `group`, in place."""
+    if group is not None and group.size() > 1:
+        distributed.all_reduce(tensor, group=group)
+    return tensor
 
 
 class RMSNorm(nn.RMSNorm):
@@ -49,6 +66,37 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         normalised: Tensor = Normalise.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
         return normalised
+
+
+class AllHeadsRMSNorm(nn.Module):
+    """One RMS norm over the heads of all tensor ranks together, as InternViT-6B and MiniMax-M2 normalise queries and keys.
+
+    Each rank has the weights of its own heads.
+    """
+
+    def __init__(self, config: Any, num_heads: int, head_size: int, *, group: distributed.ProcessGroup) -> None:
+        """`num_heads` is this rank's number, of as many on each rank of `group`."""
+        super().__init__()
+        self.eps, self.group = config.layernorm_epsilon, group
+        self.weight = nn.Parameter(torch.empty(num_heads * head_size, dtype=config.params_dtype))
+
+    def forward(self, x_sbnd: Tensor) -> Tensor:
+        normalised: Tensor = Normalise.apply(x_sbnd.flatten(-2), self.weight, self.eps, self.group)  # type: ignore[no-untyped-call]
+        return normalised.view(x_sbnd.shape)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        assert metadata is not None
+        described: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+            self.state_dict(keep_vars=True),
+            prefix,
+            {"weight": 0},
+            sharded_offsets,
+            tp_group=self.group,
+            dp_cp_group=metadata["dp_cp_group"],
+        )
+        return described
 
 
 class LayerNorm(nn.LayerNorm):

@@ -6,7 +6,7 @@ Megatron's own provider for it in the same places; no machine here has it, so th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -16,29 +16,37 @@ from megatron.core.transformer import ModuleSpec, TransformerLayer, TransformerL
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 
 from loongforge_core.errors import VersionError
 from loongforge_core.layers.attention import RotarySelfAttention, ScaledDotProductAttention
+from loongforge_core.layers.experts import NumberedExperts, SequenceRouter
 from loongforge_core.layers.gated import GatedSilu
 from loongforge_core.layers.interfaces import Backend
+from loongforge_core.layers.latent_attention import LatentSelfAttention
 from loongforge_core.layers.norms import norm_class
 
-__all__ = ["LevelLayer", "block_spec", "layer_spec"]
+__all__ = ["LevelLayer", "block_spec", "decoder_layer_specs", "layer_spec"]
 
 
 class LevelLayer(TransformerLayer):  # type: ignore[misc]
-    """A layer that adds its level to its output.
+    """A layer that adds its level to its output, and tells its router, where it has one, which tokens belong to which sequence.
 
     Levels travel in Megatron's `context`, `[l, s, b, h]`: the block hands it to every layer, through recomputation too, and nothing
     else in a decoder uses it. The block's owner numbers its layers: the levels that a pipeline stage gets begin with its first layer's.
+    Sequences, `[n, b, s]`, travel likewise in `padding_mask`, in which Megatron could say no more than which tokens are padding.
     """
 
     level = 0
     """Which of the levels is this layer's."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(self, *args: Any, padding_mask: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.mlp, MoELayer):
+            self.mlp.router.sequences = padding_mask
         hidden_sbh, levels_lsbh = super().forward(*args, **kwargs)
         if levels_lsbh is not None and self.level < levels_lsbh.shape[0]:
             hidden_sbh = hidden_sbh + levels_lsbh[self.level]
@@ -51,41 +59,90 @@ def block_spec(config: Any, backend: Backend, layers: Sequence[ModuleSpec]) -> T
     return TransformerBlockSubmodules(layer_specs=list(layers), layer_norm=norm)
 
 
-def layer_spec(config: Any, backend: Backend, *, mask: AttnMaskType) -> ModuleSpec:
-    """One layer. Names and places of its parameters do not depend on the backend, so neither do weights nor checkpoints.
+def decoder_layer_specs(config: Any, backend: Backend, numbers: Iterable[int]) -> list[ModuleSpec]:
+    """Causal layers of these numbers in the whole model, from 0 on: each with experts or one MLP, as `config.moe_layer_freq` lists."""
+    mlps: dict[bool, ModuleSpec | None] = {False: None}
+    if config.num_moe_experts is not None:
+        mlps[True] = experts_spec(config, backend)
+    layers = {has: layer_spec(config, backend, mask=AttnMaskType.causal, mlp=mlp) for has, mlp in mlps.items()}
+    return [layers[config.num_moe_experts is not None and bool(config.moe_layer_freq[number])] for number in numbers]
+
+
+def layer_spec(config: Any, backend: Backend, *, mask: AttnMaskType, mlp: ModuleSpec | None = None) -> ModuleSpec:
+    """One layer, with `mlp` in the place of its MLP where given. Names and places of its parameters do not depend on the backend, so
+    neither do weights nor checkpoints.
 
     With `config.qk_layernorm` queries and keys are normalised head by head. A component whose layers differ further puts its own modules
     into the submodules. Raises VersionError when `transformer_engine` is asked for and not installed.
     """
     parts = provider(backend)
     norm = parts.layer_norm(rms_norm=config.normalization == "RMSNorm")
-    column, row = parts.column_parallel_linear(), parts.row_parallel_linear()
-    head_norm = norm if config.qk_layernorm else None
     return ModuleSpec(
         module=LevelLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
-            self_attention=ModuleSpec(
-                module=RotarySelfAttention,
-                params={"attn_mask_type": mask},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=column,
-                    core_attention=parts.core_attention(),
-                    linear_proj=row,
-                    q_layernorm=head_norm,
-                    k_layernorm=head_norm,
-                ),
-            ),
+            self_attention=(latent_attention_spec if config.multi_latent_attention else attention_spec)(config, parts, mask),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(
-                    linear_fc1=column, linear_fc2=row, activation_func=GatedSilu if config.use_te_activation_func else None
-                ),
-            ),
+            mlp=mlp or ModuleSpec(module=MLP, submodules=mlp_parts(config, parts)),
             mlp_bda=get_bias_dropout_add,
         ),
+    )
+
+
+def attention_spec(config: Any, parts: Any, mask: AttnMaskType) -> ModuleSpec:
+    head_norm = parts.layer_norm(rms_norm=config.normalization == "RMSNorm") if config.qk_layernorm else None
+    return ModuleSpec(
+        module=RotarySelfAttention,
+        params={"attn_mask_type": mask},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=parts.column_parallel_linear(),
+            core_attention=parts.core_attention(),
+            linear_proj=parts.row_parallel_linear(),
+            q_layernorm=head_norm,
+            k_layernorm=head_norm,
+        ),
+    )
+
+
+def latent_attention_spec(config: Any, parts: Any, mask: AttnMaskType) -> ModuleSpec:
+    """Queries have a latent state where `config.q_lora_rank` says how wide it is."""
+    norm, column = parts.layer_norm(rms_norm=config.normalization == "RMSNorm"), parts.column_parallel_linear()
+    return ModuleSpec(
+        module=LatentSelfAttention,
+        params={"attn_mask_type": mask},
+        submodules=MLASelfAttentionSubmodules(
+            linear_q_proj=column,
+            linear_q_down_proj=column,
+            linear_q_up_proj=column,
+            linear_kv_down_proj=column,
+            linear_kv_up_proj=column,
+            core_attention=parts.core_attention(),
+            linear_proj=parts.row_parallel_linear(),
+            q_layernorm=norm,
+            kv_layernorm=norm,
+        ),
+    )
+
+
+def experts_spec(config: Any, backend: Backend) -> ModuleSpec:
+    """Experts one by one, whatever the backend: their names do not depend on kernels that run them together."""
+    parts = mlp_parts(config, provider(backend))
+    return ModuleSpec(
+        module=MoELayer,
+        submodules=MoESubmodules(
+            router=ModuleSpec(module=SequenceRouter),
+            experts=ModuleSpec(module=NumberedExperts, submodules=parts),
+            shared_experts=ModuleSpec(module=SharedExpertMLP, submodules=parts),
+        ),
+    )
+
+
+def mlp_parts(config: Any, parts: Any) -> MLPSubmodules:
+    return MLPSubmodules(
+        linear_fc1=parts.column_parallel_linear(),
+        linear_fc2=parts.row_parallel_linear(),
+        activation_func=GatedSilu if config.use_te_activation_func else None,
     )
 
 

@@ -30,7 +30,17 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": gelu_tanh}
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's approximation of GELU, arXiv:1606.08415."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+}
 
 RECOMPUTE: Mapping[str, Mapping[str, Any]] = {
     "none": {},
@@ -45,6 +55,8 @@ def transformer_config(config: TransformerArchitecture, context: BuildContext) -
     fields["activation_func"] = ACTIVATIONS[fields.pop("activation")]
     gated_silu = fields.get("gated_linear_unit", False) and fields["activation_func"] is F.silu
     groups = context.groups
+    if fields.get("num_moe_experts"):
+        fields |= {"expert_model_parallel_size": groups.ep.size(), "expert_tensor_parallel_size": groups.expt_tp.size()}
     config_class = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
     return config_class(
         **fields,

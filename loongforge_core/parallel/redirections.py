@@ -129,6 +129,39 @@ def rounded_to_float32(norm: Callable[..., float]) -> Callable[..., float]:
     return rounded
 
 
+def gather_unequal(gather: Callable[..., Any]) -> Callable[..., Any]:
+    """Every rank adds its part to zeros, where ranks have parts of unequal size."""
+
+    @functools.wraps(gather)
+    def gathered(input_: Any, group: Any, output_split_sizes: Sequence[int] | None = None, *more: Any) -> Any:
+        import torch
+
+        if output_split_sizes is None or group.size() == 1:
+            return gather(input_, group, output_split_sizes, *more)
+        whole = input_.new_zeros((sum(output_split_sizes), *input_.shape[1:]))
+        whole.split(list(output_split_sizes))[group.rank()].copy_(input_)
+        torch.distributed.all_reduce(whole, group=group)
+        return whole
+
+    return gathered
+
+
+def reduce_scatter_unequal(reduce_scatter: Callable[..., Any]) -> Callable[..., Any]:
+    """Every rank takes its part of the whole sum."""
+
+    @functools.wraps(reduce_scatter)
+    def scattered(input_: Any, group: Any, input_split_sizes: Sequence[int] | None = None, *more: Any) -> Any:
+        import torch
+
+        if input_split_sizes is None or group.size() == 1:
+            return reduce_scatter(input_, group, input_split_sizes, *more)
+        whole = input_.clone()
+        torch.distributed.all_reduce(whole, group=group)
+        return whole.split(list(input_split_sizes))[group.rank()].contiguous()
+
+    return scattered
+
+
 class NoTransformerEngineLinear:
     """Nothing is an instance of it."""
 
@@ -181,6 +214,19 @@ REDIRECTIONS: tuple[Replacement, ...] = (
     ),
     *(
         Replacement(
+            "megatron.core.tensor_parallel.mappings",
+            name,
+            make,
+            "gloo has no parts of unequal size, which experts that are split over tensor ranks gather and scatter",
+            "gloo has them",
+        )
+        for name, make in {
+            "_gather_along_first_dim": gather_unequal,
+            "_reduce_scatter_along_first_dim": reduce_scatter_unequal,
+        }.items()
+    ),
+    *(
+        Replacement(
             "megatron.core.optimizer.clip_grads",
             name,
             make,
@@ -219,6 +265,7 @@ SILENCED_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
     (r"When using async grad allreduce it is recommended .*CUDA_DEVICE_MAX_CONNECTIONS", UserWarning, ""),
     (r"full scope is deprecated. Use empty cuda_graph_", UserWarning, ""),
     (r"MimoModelConfig is experimental", UserWarning, ""),
+    (r"`sequence_parallel` is set to `True`, but tensor model parallel size is 1", UserWarning, ""),  # of experts on one tensor rank each
     (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning, r"megatron\.core\.optimizer"),
     (r"`torch\.distributed\.(reduce_scatter|all_gather_into)_tensor` is deprecated", FutureWarning, ""),
     (r"`load_state_dict` is deprecated", FutureWarning, r"megatron\.core\.dist_checkpointing"),

@@ -8,6 +8,7 @@ manager, for the caller to hold open: `writing_in_this_process`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import multiprocessing.dummy
 import queue
@@ -97,6 +98,42 @@ def average_query_norm(attention: Any) -> None:
         parameter.average_gradients_across_tp_domain = True
 
 
+def mark_head_norms(attention: Any) -> None:
+    """Each rank normalises its own heads with the weights that all of them share: so the gradient of these is the sum over the ranks.
+
+    With sequence parallelism these weights are marked already, like those of every norm.
+    """
+    config, group = attention.config, attention.pg_collection.tp
+    if not config.qk_layernorm or config.sequence_parallel or group.size() == 1:
+        return
+    for norm in filter(None, (attention.q_layernorm, attention.k_layernorm)):
+        for parameter in norm.parameters():
+            parameter.summed_over = group
+
+
+def sum_head_norms_as_marked(allreduce: Callable[..., None]) -> Callable[..., None]:
+    """Megatron's function, told that there are no norms of heads; then the gradients of those that `mark_head_norms` marked."""
+    import torch
+
+    @functools.wraps(allreduce)
+    def allreduce_as_marked(model: list[Any], config: Any, tp_group: Any = None) -> None:
+        without_head_norms = copy.copy(config)
+        without_head_norms.qk_layernorm = False
+        allreduce(model, without_head_norms, tp_group)
+        shared: dict[Any, list[torch.Tensor]] = {}
+        for parameter in (parameter for chunk in model for parameter in chunk.parameters() if parameter.requires_grad):
+            if group := getattr(parameter, "summed_over", None):
+                shared.setdefault(group, []).append(parameter.main_grad)
+        for group, gradients in shared.items():
+            together = torch.cat([gradient.flatten() for gradient in gradients])
+            torch.distributed.all_reduce(together, group=group)
+            totals = torch.split(together, [gradient.numel() for gradient in gradients])
+            for gradient, total in zip(gradients, totals, strict=True):
+                gradient.copy_(total.view_as(gradient))
+
+    return allreduce_as_marked
+
+
 REPAIRS: tuple[Replacement, ...] = (
     Replacement(
         "megatron.core.tensor_parallel.mappings",
@@ -118,6 +155,21 @@ REPAIRS: tuple[Replacement, ...] = (
         when_built(average_query_norm),
         "with `qk_layernorm` but no sequence parallelism the gradient of its `q_layernorm`, whole on every rank, is summed over them",
         "tests/parallel/test_traps.py passes without it",
+    ),
+    Replacement(
+        "megatron.core.transformer.attention",
+        "SelfAttention",
+        when_built(mark_head_norms),
+        "says which norms of heads the next row sums, over which ranks",
+        "the next row is unnecessary",
+    ),
+    Replacement(
+        "megatron.core.distributed.finalize_model_grads",
+        "_allreduce_non_tensor_model_parallel_grads",
+        sum_head_norms_as_marked,
+        "a language model with `qk_layernorm` has whatever is called q_layernorm summed over its own tensor ranks, an encoder's too; one "
+        "without it has none of an encoder's summed",
+        "tests/layouts/test_head_norms.py passes without it",
     ),
 )
 

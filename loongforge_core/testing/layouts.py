@@ -139,11 +139,10 @@ def not_owned_once(ranks: Sequence[Measured], layout: Layout) -> Iterator[str]:
     """A sentence for every parameter whose values are not counted once, for each data-parallel rank, and stored once."""
     whole = {part.name: part.shape for rank in ranks for part in rank.owned}
     for name, shape in whole.items():
-        for data_rank in range(layout.data):
-            here = [part for rank in ranks if rank.data_rank == data_rank for part in rank.owned if part.name == name]
-            if said := not_once(shape, [part.where for part in here if part.counted]):
-                yield f"{layout}: {said} {name} are counted in the gradient norm of data rank {data_rank}"
         everywhere = [part for rank in ranks for part in rank.owned if part.name == name]
+        for replica in range(everywhere[0].replicas):
+            if said := not_once(shape, [part.where for part in everywhere if part.replica == replica and part.counted]):
+                yield f"{layout}: {said} {name} are counted in the gradient norm of data rank {replica}"
         if said := not_once(shape, [part.where for part in everywhere if part.stored]):
             yield f"{layout}: {said} {name} are stored in a checkpoint"
 

@@ -29,6 +29,9 @@ class Layout:
     data: int = 1
     tensor: int = 1
     pipeline: int = 1
+    expert: int = 1
+    """Ranks that share experts; they are among the others, and no more of them."""
+    expert_tensor: int | None = None
     sequence_parallel: bool = False
     first_stage: int | None = None
     """Decoder layers of the first pipeline stage."""
@@ -48,8 +51,9 @@ class Layout:
         return self.data * self.tensor * self.pipeline
 
     def __str__(self) -> str:
-        sizes = [f"{name} {size}" for name in ("data", "tensor", "pipeline") if (size := getattr(self, name)) > 1]
+        sizes = [f"{name} {size}" for name in ("data", "tensor", "pipeline", "expert") if (size := getattr(self, name)) > 1]
         extras = [
+            "" if self.expert_tensor is None else f"each expert on {self.expert_tensor} tensor ranks",
             "sequence parallelism" if self.sequence_parallel else "",
             f"{self.first_stage} layers first" if self.first_stage is not None else "",
             f"{self.last_stage} layers last" if self.last_stage is not None else "",
@@ -71,6 +75,8 @@ class Layout:
         parallel = ParallelSettings(
             tensor_model_parallel_size=self.tensor,
             pipeline_model_parallel_size=self.pipeline,
+            expert_model_parallel_size=self.expert,
+            expert_tensor_parallel_size=self.expert_tensor,
             encoder_pipeline_model_parallel_size=int(self.encoder_stage),
             num_layers_in_first_pipeline_stage=self.first_stage,
             num_layers_in_last_pipeline_stage=self.last_stage,
@@ -105,6 +111,10 @@ class Owned:
     shape: tuple[int, ...]
     """Of the whole parameter, vocabulary padding included."""
     where: tuple[slice, ...]
+    replica: int
+    """The rank among those that hold copies of the same values: data-parallel ones, or where ranks share experts, the experts' own."""
+    replicas: int
+    """How many these are."""
     counted: bool
     """In the gradient norm."""
     stored: bool
@@ -122,7 +132,6 @@ class Measured:
     losses: tuple[float | None, ...]
     grad_norms: tuple[float | None, ...]
     learning_rates: tuple[float, ...]
-    data_rank: int
     owned: tuple[Owned, ...]
 
 
@@ -145,7 +154,6 @@ def measure_steps(trainer: Trainer, shares: Sequence[Sequence[Batch]]) -> Measur
         losses=tuple(result.loss for result in results),
         grad_norms=tuple(result.grad_norm for result in results),
         learning_rates=tuple(result.learning_rate for result in results),
-        data_rank=trainer.groups.dp.rank(),
         owned=owned_parts(trainer),
     )
 
@@ -193,10 +201,11 @@ def gather_reduced(trainer: Trainer) -> None:
     """Of the distributed optimizer every data-parallel rank has reduced only its share of the gradients."""
     if not trainer.composition.run.parallel.use_distributed_optimizer:
         return
-    group = trainer.groups.dp_cp
-    for bucket in (bucket for chunk in trainer.chunks for buffer in chunk.buffers for bucket in buffer.buckets):
-        own = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
-        distributed.all_gather_into_tensor(bucket.grad_data, own, group=group)
+    for chunk in trainer.chunks:
+        for buffers, group in ((chunk.buffers, trainer.groups.dp_cp), (chunk.expert_parallel_buffers, trainer.groups.expt_dp)):
+            for bucket in (bucket for buffer in buffers for bucket in buffer.buckets):
+                own = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
+                distributed.all_gather_into_tensor(bucket.grad_data, own, group=group)
 
 
 def parts(trainer: Trainer) -> tuple[Part, ...]:
@@ -226,11 +235,14 @@ def owned_parts(trainer: Trainer) -> tuple[Owned, ...]:
             part.key: param_is_not_shared(part.data) and param_is_not_tensor_parallel_duplicate(part.data)
             for part in described_parameters(component)
         }
+        shared = {part.key for part in described_parameters(component) if not getattr(part.data, "allreduce", True)}
         described = component.sharded_state_dict()
         apply_factories(described)
         for part in nested_values(described):
             if isinstance(part, ShardedTensor) and part.key in counted:
                 where = tuple(slice(start, start + size) for start, size in zip(part.global_offset, part.local_shape, strict=True))
                 stored = is_main_replica(part.replica_id)
-                found.append(Owned(f"{slot}.{part.key}", tuple(part.global_shape), where, counted[part.key], stored))
+                group = trainer.groups.expt_dp if part.key in shared else trainer.groups.dp
+                owned = (counted[part.key], stored)
+                found.append(Owned(f"{slot}.{part.key}", tuple(part.global_shape), where, group.rank(), group.size(), *owned))
     return tuple(found)

@@ -33,11 +33,18 @@ LENGTHS = (11, 7, 4)
 
 
 def check_language_model(
-    config: BackboneConfig, reference: nn.Module, folder: Path, *, registry: Registry | None = None, table: Table | None = None
+    config: BackboneConfig,
+    reference: nn.Module,
+    folder: Path,
+    *,
+    registry: Registry | None = None,
+    table: Table | None = None,
+    max_sequence_length: int | None = None,
 ) -> None:
     """Logits of a padded batch, wherever there is a token. The reference takes `input_ids`, `attention_mask`, and returns `.logits`.
 
-    Ours is built with a vocabulary padded by five rows, whose logits must be out of the running.
+    Ours is built with a vocabulary padded by five rows, whose logits must be out of the running, and for a run with sequences of up to
+    `max_sequence_length` tokens.
     """
     ids_bs = torch.randint(config.vocab_size, (len(LENGTHS), max(LENGTHS)), generator=torch.Generator().manual_seed(1))
     is_token_bs = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
@@ -53,7 +60,8 @@ def check_language_model(
         logits: Tensor = reference(input_ids=ids_bs, attention_mask=is_token_bs.long()).logits
         return logits[is_token_bs]
 
-    with ours(config, registry=registry, table=table, padded_vocab_size=config.vocab_size + 5) as built:
+    context = {"padded_vocab_size": config.vocab_size + 5, "max_sequence_length": max_sequence_length}
+    with ours(config, registry=registry, table=table, **context) as built:
         check_parity(built, reference, folder, run_ours=run_ours, run_reference=run_reference)
 
 

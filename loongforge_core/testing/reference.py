@@ -35,9 +35,11 @@ def redraw(reference: nn.Module, seed: int = 0) -> None:
     """Every parameter and stored buffer from a normal distribution: fresh zeros and ones hide tensors that are swapped or missing."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in reference.state_dict().values():
+        for name, tensor in reference.state_dict().items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                width = tensor[0].numel() if tensor.ndim > 1 else 4
+                # Experts in one tensor are matrices side by side, not one of the width of all its axes: they would count for nothing.
+                matrix = tensor[0] if ".experts." in name and tensor.ndim > 2 else tensor
+                width = matrix[0].numel() if tensor.ndim > 1 else 4
                 tensor.normal_(0.5 if tensor.ndim == 1 else 0.0, width**-0.5, generator=generator)
 
 
@@ -48,7 +50,7 @@ def save_reference(reference: Any, folder: Path, table: Table, config: Any) -> N
         return
     folder.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in reference.state_dict().items()}, folder / "model.safetensors")
-    write_json(folder / "config.json", write_config(table.keys, config))
+    write_json(folder / "config.json", write_config((*table.keys, *table.own_type()), config))
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -81,13 +83,16 @@ def ours(config: ComponentConfig, *, registry: Registry | None = None, table: Ta
 
 
 @contextmanager
-def our_model(composition: Composition, *, registry: Registry | None = None) -> Iterator[Ours]:
-    """The model of a composition that has a published format, with its initial weights, while this process is a group of one."""
+def our_model(composition: Composition, *, registry: Registry | None = None, device: torch.device | None = None) -> Iterator[Ours]:
+    """The model of a composition that has a published format, with its initial weights, while this process is a group of one.
+
+    On the device `meta` it has no values.
+    """
     registry = registry or Registry.discover()
     table = whole_table(composition, registry)
     assert table is not None, f"{composition.name} has no published format"
     with single_process():
-        model = OmniModelProvider(composition=composition, registry=registry)()
+        model = OmniModelProvider(composition=composition, registry=registry, device=device)()
         yield Ours(model, model.components(), {name: slot.config for name, slot in composition.slots.items()}, table)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from megatron.core import __version__ as megatron_version
+from pydantic_core import to_jsonable_python
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
@@ -112,8 +113,23 @@ def read_record(folder: Path) -> Record:
 
 def require_model(record: Record, composition: Composition, folder: Path) -> None:
     """Raises CheckpointError naming every key in which the checkpoint is of another model."""
-    if found := list(differences(record.model, model_of(composition))):
+    ours = model_of(composition)
+    theirs = {**record.model, "model": with_new_fields(record.model.get("model"), composition)}
+    if found := list(differences(theirs, ours)):
         raise CheckpointError("\n".join([f"{folder} is a checkpoint of another model:", *found]))
+
+
+def with_new_fields(model: Any, composition: Composition) -> Any:
+    """What a checkpoint says of its model, with the defaults of fields that a component has got since: it was built as they say."""
+    if not isinstance(model, Mapping):
+        return model
+    filled = dict(model)
+    for name, slot in composition.slots.items():
+        fields = type(slot.config).model_fields
+        defaults = {field: info.get_default(call_default_factory=True) for field, info in fields.items() if not info.is_required()}
+        if isinstance(stored := model.get(name), Mapping) and stored.get("type") == slot.spec.name:
+            filled[name] = {**to_jsonable_python(defaults), **stored}
+    return filled
 
 
 def require_numbers(record: Record, numbers: Mapping[str, Any], folder: Path) -> None:

@@ -144,23 +144,23 @@ def chunk(entry: Entry, tensors: Mapping[str, WholeTensor]) -> Chunk:
 
 def write_companions(folder: Path, table: Table, composition: Composition, registry: Registry, tokenizer: TokenizerFiles | None) -> None:
     """Tokenizer, chat template, generation_config.json and processor, and the ids in config.json that come from the tokenizer."""
-    placeholders = {key: composition.recipe_config.markup(modality).placeholder for key, modality in table.placeholder_ids.items()}
+    recipe = composition.recipe_config
+    tokens = {key: recipe.markup(modality).placeholder for key, modality in table.placeholder_ids.items()}
+    tokens |= {key: getattr(recipe, name) for key, name in table.token_ids.items()}
     if tokenizer is None:
-        if placeholders:
-            raise WeightsError(
-                f"{table.architectures[0]} needs a tokenizer: config.json holds the id of {', '.join(placeholders.values())}"
-            )
+        if tokens:
+            raise WeightsError(f"{table.architectures[0]} needs a tokenizer: config.json holds the id of {', '.join(tokens.values())}")
         return
     foundation = composition.foundation
-    tokenizer.write(folder, tuple(placeholders.values()), vocab_size=foundation.vocab_size if foundation else None)
-    ids = {key: tokenizer.token_id(placeholder) for key, placeholder in placeholders.items()}
+    tokenizer.write(folder, tuple(tokens.values()), vocab_size=foundation.vocab_size if foundation else None)
+    ids = {key: tokenizer.token_id(token) for key, token in tokens.items()}
     write_json(folder / "config.json", {**read_json(folder / "config.json"), **ids})
     if table.generates:
         write_json(folder / "generation_config.json", tokenizer.generation_config())
     if table.processor is not None:
         slot = composition.slots[table.processor.slot]
-        token = composition.recipe_config.markup(slot.name.removesuffix("_encoder")).placeholder
-        write_json(folder / "processor_config.json", {**table.processor.config, table.processor.token_key: token})
+        token = {key: recipe.markup(slot.name.removesuffix("_encoder")).placeholder for key in [table.processor.token_key] if key}
+        write_json(folder / "processor_config.json", {**table.processor.config, **token})
         write_json(folder / "preprocessor_config.json", registry.load(slot.spec, "processor")(slot.config).published())
 
 

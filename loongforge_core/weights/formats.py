@@ -72,7 +72,12 @@ def alone_under(table: Table, slot: str) -> Table:
     """The same format, with our names behind the slot's."""
     part = table.under(theirs="", ours=slot, section="")
     return replace(
-        table, rules=part.rules, keys=tuple(key.under("", slot) for key in table.keys), unpublished=part.unpublished, carried=part.carried
+        table,
+        rules=part.rules,
+        keys=tuple(key.under("", slot) for key in table.keys),
+        unpublished=part.unpublished,
+        carried=part.carried,
+        alternatives={name: alone_under(other, slot) for name, other in table.alternatives.items()},
     )
 
 

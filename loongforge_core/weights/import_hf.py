@@ -27,14 +27,16 @@ def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Componen
 
     `target` and `config` are a component and its config, or both by slot for a whole model, as `table` is the one's or the other's.
     Raises WeightsError listing all that is wrong: keys of config.json that disagree or that nobody knows, tensors that are missing, left
-    over or of another shape. Then nothing was filled. Beyond what is filled, a few megabytes are in memory; a table's own rules may need
-    the tensors that they join. Returns the names of the tensors here that were filled, of a whole model behind their slots'.
+    over or of another shape. Then nothing was filled. Of a table with alternatives, the one is used that the folder's `model_type` names.
+    Beyond what is filled, a few megabytes are in memory; a table's own rules may need the tensors that they join. Returns the names of the
+    tensors here that were filled, of a whole model behind their slots'.
     """
     path = Path(folder)
     components = {"": target} if isinstance(target, Component) else {f"{slot}.": part for slot, part in target.items()}
     held = holdings(components)
     tree = read_json(path / "config.json")
     check_model_type(path, table, tree)
+    table = table.for_folder(tree.get("model_type"))
     stored = WeightsFolder(path)
     names, name_problems = assign(stored, table)
     problems = [
@@ -54,7 +56,8 @@ def import_hf(folder: Path | str, target: Component[Any] | Mapping[str, Componen
 
 def check_model_type(path: Path, table: Table, tree: Mapping[str, Any]) -> None:
     """Raises WeightsError for another kind of model: nothing else about it would fit either."""
-    given, valid = tree.get("model_type"), [table.model_type, *table.config_at]
+    formats = (table, *table.alternatives.values())
+    given, valid = tree.get("model_type"), [name for each in formats for name in each.model_types]
     if table.model_type and given not in valid:
         expected = " or ".join(map(repr, valid))
         raise WeightsError(f"{path} does not fit the model:\n  config.json: model_type is {given!r}, expected {expected}")
@@ -62,7 +65,7 @@ def check_model_type(path: Path, table: Table, tree: Mapping[str, Any]) -> None:
 
 def check_config(table: Table, tree: Mapping[str, Any], config: Any) -> list[str]:
     model_type = tree.get("model_type")
-    known = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version", *table.placeholder_ids)
+    known = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version", *table.placeholder_ids, *table.token_ids)
     if not table.model_type or model_type == table.model_type:
         given = {name: value for name, value in tree.items() if name not in known}
         return [f"config.json: {problem}" for problem in config_problems(table.keys, given, config)]
@@ -102,7 +105,7 @@ def check_shapes(stored: WeightsFolder, table: Table, names: Mapping[str, str], 
             if name not in names:
                 wanted = f" {list(expected)}" if expected is not None else ""
                 missing.append(f"missing tensor {name}{wanted}, for our {', '.join(entry.ours)}")
-            elif expected is not None and (given := stored.tensors[names[name]].shape) != expected:
+            elif expected is not None and not entry.rule.reads(given := stored.tensors[names[name]].shape, expected):
                 wrong.append(f"{names[name]} has the shape {list(given)}, expected {list(expected)}")
     return [*capped(missing), *capped(wrong)]
 

@@ -7,14 +7,26 @@ each rank takes its slice of the joined tensor, and where a rule only moves rows
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["TENSOR", "WEIGHT", "WEIGHT_AND_BIAS", "Copy", "FusedGateUp", "FusedQkv", "Names", "OneOfStack", "Rule", "per_layer"]
+__all__ = [
+    "TENSOR",
+    "WEIGHT",
+    "WEIGHT_AND_BIAS",
+    "Copy",
+    "FusedGateUp",
+    "FusedQkv",
+    "Names",
+    "OneOfStack",
+    "Rule",
+    "StackedQkv",
+    "per_layer",
+]
 
 WEIGHT = ("weight",)
 WEIGHT_AND_BIAS = ("weight", "bias")
@@ -22,6 +34,12 @@ TENSOR = ("",)
 """The names are tensors themselves, not modules."""
 
 Names = str | tuple[str, ...]
+
+
+def with_other_prefix(name: str, prefixes: Mapping[str, str]) -> str:
+    """`name` with the first of the prefixes that it has replaced by what the mapping says."""
+    prefix = next(filter(name.startswith, prefixes), "")
+    return prefixes.get(prefix, "") + name.removeprefix(prefix)
 
 
 def as_tuple(names: Names) -> tuple[str, ...]:
@@ -54,6 +72,14 @@ class Rule(ABC):
             theirs=tuple(theirs + name for name in as_tuple(self.theirs)),
             ours=tuple(ours + name for name in as_tuple(self.ours)),
         )
+
+    def renamed(self, prefixes: Mapping[str, str]) -> Self:
+        """The same rule where names on disk that begin so begin otherwise."""
+        return replace(self, theirs=tuple(with_other_prefix(name, prefixes) for name in as_tuple(self.theirs)))
+
+    def reads(self, given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+        """Whether `join` takes a stored tensor of the shape `given`, where `split` gives `expected`."""
+        return given == expected
 
     def tensors(self) -> Iterable[tuple[tuple[str, ...], tuple[str, ...]]]:
         """Names of tensors on both sides, part by part."""
@@ -100,6 +126,18 @@ class FusedQkv(Rule):
         rows = [self.num_heads // self.num_groups * self.head_size, self.head_size, self.head_size]
         grouped = fused.reshape(self.num_groups, sum(rows), *fused.shape[1:])
         return [part.reshape(-1, *fused.shape[1:]) for part in torch.split(grouped, rows, dim=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackedQkv(FusedQkv):
+    """Theirs is one projection too: all queries, then all keys, then all values."""
+
+    def join(self, theirs: Sequence[Tensor]) -> Sequence[Tensor]:
+        queries, keys = self.num_heads * self.head_size, self.num_groups * self.head_size
+        return super().join(torch.split(theirs[0], [queries, keys, keys]))
+
+    def split(self, ours: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [torch.cat(list(super().split(ours)))]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from loongforge_core.component import Shape
 from loongforge_core.weights.config_keys import ConfigKey, Constant
-from loongforge_core.weights.rules import Rule
+from loongforge_core.weights.rules import Rule, with_other_prefix
 
 __all__ = ["Entry", "ProcessorFiles", "Table", "combine"]
 
@@ -50,10 +50,10 @@ class ProcessorFiles:
 
     config: Mapping[str, Any]
     """processor_config.json, without the token that stands for an item."""
-    token_key: str
-    """Its key for that token."""
     slot: str
     """The encoder whose processor writes preprocessor_config.json."""
+    token_key: str = ""
+    """Its key for that token; empty: it has none, and the tokenizer says which."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,14 @@ class Table:
     """Tensors that a folder may store although they are others: name on disk -> the name whose values it must have."""
     placeholder_ids: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json that hold the id of a modality's placeholder: key -> modality."""
+    token_ids: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that hold the id of another token: key -> the field of the recipe's config that says which."""
     processor: ProcessorFiles | None = None
     generates: bool = False
     """transformers writes a generation_config.json."""
+    alternatives: Mapping[str, Table] = field(default_factory=dict)
+    """Other formats in which the same was published, by the name of who did. Read where config.json's `model_type` is theirs; an export
+    is in this one. The table of a whole model in such a format is made of its parts' tables of that name."""
 
     def __post_init__(self) -> None:
         for side in ("theirs", "ours"):
@@ -95,22 +100,31 @@ class Table:
         """Every rule, part by part."""
         return tuple(Entry(rule, theirs, ours) for rule in self.rules for theirs, ours in rule.tensors())
 
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """What `model_type` may be in a folder of this format."""
+        return (self.model_type, *self.config_at) if self.model_type else ()
+
+    def for_folder(self, model_type: object) -> Table:
+        """The format of a folder whose config.json says this `model_type`; this one where no format is known to."""
+        formats = (self, *self.alternatives.values())
+        return next((table for table in formats if model_type in table.model_types), self)
+
     @cached_property
     def names_on_disk(self) -> frozenset[str]:
         return frozenset(name for entry in self.entries for name in entry.theirs)
 
     def canonical(self, name: str) -> str | None:
         """The name in the rules (or in `tied`) of a name on disk, through at most two aliases; None where there is none."""
-        known = self.names_on_disk | self.tied.keys()
         candidates = [name]
         for _ in range(3):
-            if found := [candidate for candidate in candidates if candidate in known]:
+            if found := [candidate for candidate in candidates if candidate in self.names_on_disk or candidate in self.tied]:
                 return found[0]
             candidates = [
                 rules_prefix + candidate.removeprefix(disk_prefix)
                 for candidate in candidates
                 for disk_prefix, rules_prefix in self.aliases.items()
-                if candidate.startswith(disk_prefix) and not (rules_prefix and candidate.startswith(rules_prefix))
+                if candidate.startswith(disk_prefix) and not (rules_prefix.startswith(disk_prefix) and candidate.startswith(rules_prefix))
             ]
         return None
 
@@ -145,6 +159,20 @@ class Table:
             model_type="",
             architectures=(),
             config_at={},
+            alternatives={},
+        )
+
+    def renamed(self, prefixes: Mapping[str, str]) -> Table:
+        """This table where names on disk that begin so begin otherwise."""
+
+        def other(name: str) -> str:
+            return with_other_prefix(name, prefixes)
+
+        return replace(
+            self,
+            rules=tuple(rule.renamed(prefixes) for rule in self.rules),
+            ignored={other(name): why for name, why in self.ignored.items()},
+            tied={other(name): other(source) for name, source in self.tied.items()},
         )
 
     def own_type(self) -> tuple[ConfigKey, ...]:

@@ -193,6 +193,11 @@ def test_data_that_a_plugin_will_write_need_not_be_there(registry: Registry) -> 
             "widths do not fit: 7 is written, but foundation (brain) takes embeddings 16 wide, and 7 != 16",
         ),
         (
+            {"model__image_projector__num_levels": 3},
+            "model.image_projector.num_levels",
+            "levels do not fit: 3 is written, but image_encoder (eye) emits 0; write 0, or leave it out",
+        ),
+        (
             {"model__image_projector": None},
             "model.image_encoder",
             "eye emits features 8 wide, but foundation (brain) takes embeddings 16 wide, and 8 != 16; fill image_projector with a",

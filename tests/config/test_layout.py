@@ -96,10 +96,10 @@ BAD = {
     "context parallelism": Bad(
         {"parallel.context_parallel_size": 2}, "parallel.context_parallel_size", "is not there yet", {"parallel.context_parallel_size": 1}
     ),
-    "experts": Bad(
-        {"parallel.expert_model_parallel_size": 2, WORLD: 3},
+    "experts where there are none": Bad(
+        {"parallel.expert_model_parallel_size": 2, WORLD: 4},
         "parallel.expert_model_parallel_size",
-        "is not there yet",
+        "foundation (brain): it has no experts that ranks could share",
         {"parallel.expert_model_parallel_size": 1},
     ),
     # encoders over tensor ranks

@@ -124,7 +124,7 @@ def test_who_writes_the_placeholder_is_found_out(source: str | None, expected: s
     template = ChatTemplate(make_tokenizer(source) if source else make_tokenizer(), MARKUPS)
     text = template.tokenise(talk(("user", "Is ", IMAGE, " like ", AUDIO, "?")), "generate")
     assert template.tokenizer.decode(text.token_ids) == expected
-    placeholders = [template.tokenizer.convert_ids_to_tokens(int(id)) for id in text.token_ids[text.item_positions]]
+    placeholders = [template.tokenizer.convert_ids_to_tokens(int(id)) for id in text.token_ids[text.run_positions]]
     assert placeholders == ["<|image_pad|>", "<audio>"]
 
 

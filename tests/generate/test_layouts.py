@@ -37,10 +37,18 @@ LAYOUTS = [
 ]
 
 
-def predictions_in(layout: Layout, questions: Sequence[Conversation]) -> tuple[list[Prediction], list[int], int]:
+EXPERTS = [
+    "model.foundation.type=qwen3_moe",
+    *(f"+model.foundation.{field}" for field in ("num_moe_experts=4", "moe_ffn_hidden_size=24", "moe_router_topk=2")),
+]
+
+
+def predictions_in(
+    layout: Layout, questions: Sequence[Conversation], overrides: Sequence[str] = ()
+) -> tuple[list[Prediction], list[int], int]:
     """What this rank comes to with the weights that the seed gives, what it told of its progress, and the images it encoded."""
     registry = Registry.discover()
-    composition = load_composition("digits", ["train.seed=5"], registry=registry)
+    composition = load_composition("digits", ["train.seed=5", *overrides], registry=registry)
     composition = replace(composition, run=layout.settings(composition.run))
     initialise_groups(composition.run.parallel, seed=1)
     model = OmniModelProvider(composition=composition, registry=registry)()
@@ -70,6 +78,15 @@ def test_answers_are_those_of_one_process(layout: Layout, alone: list[Prediction
     items = sum(len(each.items) for each in conversations)
     assert sum(encoded for _, _, encoded in first_stage) == items * layout.tensor, "every replica's part of the questions, once"
     assert sum(encoded for _, _, encoded in ranks) == items * layout.tensor, "later stages encode nothing"
+
+
+@pytest.mark.parametrize("layout", [Layout(data=2, expert=2), Layout(tensor=2, sequence_parallel=True, expert=2, expert_tensor=1)], ids=str)
+def test_ranks_that_share_experts_answer_together(layout: Layout, conversations: list[Conversation]) -> None:
+    """Answers are of unequal lengths: a rank that had its own questions would wait for the others' experts."""
+    ((alone, _, _),) = run_ranks(predictions_in, 1, Layout(), conversations, EXPERTS)
+    assert len({len(one.answer) for one in alone}) > 1
+    ranks = run_ranks(predictions_in, layout.world_size, layout, conversations, EXPERTS, timeout_s=60)
+    assert [predictions for predictions, _, _ in ranks] == [alone] * layout.world_size
 
 
 def test_fewer_questions_than_replicas(alone: list[Prediction], conversations: list[Conversation]) -> None:

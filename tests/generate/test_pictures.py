@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from loongforge_core.component import ProcessedItem, Processor
+from loongforge_core.errors import DataError
 from loongforge_core.generate.evaluate import Prediction
 from loongforge_core.generate.pictures import COLUMNS, ROWS, choose, draw_loss, draw_predictions, smoothed
 
@@ -47,6 +50,30 @@ def test_items_of_every_kind(items: dict[str, Path], tmp_path: Path) -> None:
     assert (np.diff(columns) > 1).any(), "one card each has the image"
     last = columns[np.flatnonzero(np.diff(columns) > 1)[-1] + 1 :]
     assert len(last) / len(rows) == pytest.approx(2, rel=0.05), "an image keeps its proportions"
+
+
+class Loudness(Processor[Any]):
+    """Shows a file of numbers as a picture twice as wide as it is high: silent on the left, loud on the right."""
+
+    def __call__(self, path: Path, augmentation: object = None) -> ProcessedItem:
+        raise NotImplementedError
+
+    def preview(self, path: Path) -> np.ndarray:
+        if not path.exists():
+            raise DataError(f"{path}: no such signal")
+        return np.repeat([[0] * 10 + [255] * 10], 10, axis=0).astype(np.uint8)
+
+
+def test_a_processor_shows_what_is_no_image(items: dict[str, Path], tmp_path: Path) -> None:
+    processors = {"signal": Loudness(None, "signal")}
+    for name, path in {"shown": items["signal.npy"], "named": items["missing.wav"]}.items():
+        draw_predictions(
+            [Prediction("<signal>?", "1", "1", "one", (("signal", str(path)),))], tmp_path / f"{name}.png", "title", processors
+        )
+    quiet, loud = ((pixels(tmp_path / "shown.png") == colour).all(axis=-1) for colour in ((0, 0, 3), (251, 252, 191)))  # magma's ends
+    assert quiet.sum() == pytest.approx(loud.sum(), rel=0.1) and loud.sum() > 1000
+    assert np.flatnonzero(quiet.any(axis=0)).max() < np.flatnonzero(loud.any(axis=0)).min()
+    assert not (pixels(tmp_path / "named.png") == (251, 252, 191)).all(axis=-1).any(), "a file that is gone is named"
 
 
 def test_only_wrong_answers_are_red(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The torch backend's attention and rotary positions."""
+"""The torch backend's attention."""
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -10,23 +11,24 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.enums import AttnMaskType
 
 from loongforge_core.layers.attention import ScaledDotProductAttention
-from loongforge_core.layers.decoder_config import Llama3RotaryScaling
-from loongforge_core.layers.rotary import RotaryAngles, rotate
-
-PLAIN = SimpleNamespace(context_parallel_size=1, window_size=None)
+from loongforge_core.layers.packing import packed_row
 
 
-def attention() -> ScaledDotProductAttention:
-    return ScaledDotProductAttention(PLAIN, 1, AttnMaskType.causal, "self")
+def attention(window: tuple[int, int] | None = None) -> ScaledDotProductAttention:
+    return ScaledDotProductAttention(SimpleNamespace(context_parallel_size=1, window_size=window), 1, AttnMaskType.causal, "self")
 
 
-def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool) -> torch.Tensor:
+def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, window: tuple[int, int] = (-1, -1)) -> torch.Tensor:
     """Softmax attention written out, [s, b, n, d] with repeated keys."""
     repeat = query.shape[2] // key.shape[2]
     key, value = key.repeat_interleave(repeat, 2), value.repeat_interleave(repeat, 2)
     scores = torch.einsum("sbnd,tbnd->bnst", query, key) / query.shape[-1] ** 0.5
     if causal:
         scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+    for query_token, key_token in itertools.product(range(len(query)), repeat=2):
+        before, behind = (len(query) if reach == -1 else reach for reach in window)
+        if not query_token - before <= key_token <= query_token + behind:
+            scores[..., query_token, key_token] = float("-inf")
     return torch.einsum("bnst,tbnd->sbnd", scores.softmax(-1), value).flatten(2)
 
 
@@ -44,37 +46,41 @@ def test_packed_samples_do_not_see_each_other(mask: AttnMaskType) -> None:
     bounds = torch.tensor([0, 5, 6, 10], dtype=torch.int32)
     packed = PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds)
     together = attention()(query, key, value, None, mask, packed_seq_params=packed)
+    assert torch.equal(attention()(query, key, value, None, mask, packed_seq_params=packed_row(lengths)), together), "lengths on the host"
     rows = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
     alone = [attention()(*(x.unsqueeze(1) for x in row), None, mask).squeeze(1) for row in rows]
     torch.testing.assert_close(together.flatten(1), torch.cat(alone), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("config", [{"context_parallel_size": 2, "window_size": None}, {"context_parallel_size": 1, "window_size": (4, 0)}])
-def test_what_is_not_there_is_refused_when_built(config: dict[str, object]) -> None:
-    with pytest.raises(NotImplementedError, match="neither context parallelism nor windows"):
-        ScaledDotProductAttention(SimpleNamespace(**config), 1, AttnMaskType.causal, "self")
+WINDOWS = [(3, 0), (0, 0), (2, 1), (-1, 2), (4, -1), (50, 0), (50, 50)]
+"""Megatron's: so many tokens before, so many behind, -1 for all."""
 
 
-def test_rotation_is_a_turn_by_the_position() -> None:
-    """Against complex multiplication; and turning back is the gradient."""
-    positions = torch.tensor([[0, 1, 5], [2, 2, 9]])
-    heads = torch.randn(3, 2, 4, 8, requires_grad=True)
-    angles = RotaryAngles(8, 100.0)
-    turned = rotate(heads, angles(positions, torch.float32))
-    pairs = torch.complex(heads[..., :4], heads[..., 4:])
-    frequency = 1 / 100.0 ** (torch.arange(4) / 4)
-    phase = torch.polar(torch.ones(3, 2, 1, 4), (positions.t()[:, :, None, None] * frequency))
-    expected = torch.cat(((pairs * phase).real, (pairs * phase).imag), dim=-1)
-    torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)
-    upstream = torch.randn_like(turned)
-    (ours,) = torch.autograd.grad(turned, heads, upstream, retain_graph=True)
-    (theirs,) = torch.autograd.grad(expected, heads, upstream)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("mask", [AttnMaskType.causal, AttnMaskType.no_mask])
+def test_a_window_equals_attention_written_out(mask: AttnMaskType, window: tuple[int, int]) -> None:
+    query, key, value = torch.randn(9, 3, 4, 8), torch.randn(9, 3, 2, 8), torch.randn(9, 3, 2, 8)
+    expected = by_hand(query, key, value, mask is AttnMaskType.causal, window)
+    torch.testing.assert_close(attention(window)(query, key, value, None, mask), expected, atol=1e-6, rtol=0)
 
 
-def test_llama3_scaling_keeps_high_frequencies_and_divides_low_ones() -> None:
-    scaling = Llama3RotaryScaling(factor=8.0, original_max_position_embeddings=64)
-    plain, scaled = RotaryAngles(64, 1e4).inverse_frequency, RotaryAngles(64, 1e4, scaling).inverse_frequency
-    assert torch.equal(scaled[0], plain[0])
-    torch.testing.assert_close(scaled[-1], plain[-1] / 8)
-    assert (scaled.diff() < 0).all()
+@pytest.mark.parametrize("mask", [AttnMaskType.causal, AttnMaskType.no_mask])
+def test_windows_begin_anew_with_every_packed_sample(mask: AttnMaskType) -> None:
+    lengths, window = [6, 2, 7], (3, 1)
+    query, key, value = torch.randn(15, 4, 8), torch.randn(15, 2, 8), torch.randn(15, 2, 8)
+    together = attention(window)(query, key, value, None, mask, packed_seq_params=packed_row(lengths))
+    rows = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+    alone = [by_hand(*(x.unsqueeze(1) for x in row), mask is AttnMaskType.causal, window).squeeze(1) for row in rows]
+    torch.testing.assert_close(together.flatten(1), torch.cat(alone), atol=1e-6, rtol=0)
+
+
+def test_lengths_on_the_host_are_not_asked_of_a_device() -> None:
+    """Meta tensors have no values to ask for."""
+    query, key, value = (torch.empty(15, heads, 8, device="meta") for heads in (4, 2, 2))
+    row = packed_row([6, 2, 7], device=torch.device("meta"))
+    assert attention()(query, key, value, packed_seq_params=row).shape == (15, 4, 8)
+
+
+def test_context_parallelism_is_refused_when_built() -> None:
+    with pytest.raises(NotImplementedError, match="no context parallelism"):
+        ScaledDotProductAttention(SimpleNamespace(context_parallel_size=2, window_size=None), 1, AttnMaskType.causal, "self")

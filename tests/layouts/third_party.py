@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, checkpoint
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 
 from loongforge_core.component import ComponentSpec, EncoderConfig, Initial, InitialValues, Shape, indivisible
+from loongforge_core.layers.attention import AllHeadsNormSelfAttention
 from loongforge_core.layers.interfaces import BuildContext, Encoder, Features, Items
+from loongforge_core.layers.specs import block_spec, layer_spec
+from loongforge_core.layers.transformer_config import transformer_config
 
 WIDTH = 16
 
@@ -125,6 +130,51 @@ class GlobalStateEncoder(Encoder[SplitPatchConfig]):
         return hidden_NW
 
 
+class HeadNormConfig(PatchConfig):
+    """One transformer layer whose queries and keys are normalised: head by head, or over all heads together."""
+
+    over_all_heads: bool = False
+
+    def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
+        return indivisible(size, num_attention_heads=4)
+
+    def transformer_fields(self) -> Mapping[str, Any]:
+        return {
+            "num_layers": 1,
+            "hidden_size": WIDTH,
+            "ffn_hidden_size": 2 * WIDTH,
+            "num_attention_heads": 4,
+            "num_query_groups": 4,
+            "normalization": "RMSNorm",
+            "activation": "gelu",
+            "add_bias_linear": False,
+            "qk_layernorm": not self.over_all_heads,
+        }
+
+
+class HeadNormEncoder(Encoder[HeadNormConfig]):
+    """Patches of an image see each other."""
+
+    def __init__(self, config: HeadNormConfig, context: BuildContext) -> None:
+        super().__init__(config, context)
+        self.embedding = nn.Linear(3 * 16, WIDTH)
+        megatron = transformer_config(config, context)
+        layer = layer_spec(megatron, context.backend, mask=AttnMaskType.no_mask)
+        if config.over_all_heads:
+            layer.submodules.self_attention.module = AllHeadsNormSelfAttention
+        self.transformer = TransformerBlock(
+            config=megatron, spec=block_spec(megatron, context.backend, [layer]), pg_collection=context.groups
+        )
+
+    def initial_values(self) -> InitialValues:
+        return InitialValues.transformer(0.3)
+
+    def forward(self, items: Items) -> Features:
+        hidden_NW = self.embedding(patches(items))
+        hidden_sbW = self.transformer(hidden_NW.view(len(items), 4, WIDTH).transpose(0, 1), attention_mask=None)
+        return Features(hidden_sbW.transpose(0, 1).flatten(0, 1), ((2, 2),) * len(items))
+
+
 def spec(name: str, config: str, model: str) -> ComponentSpec:
     where, modalities = f"{__name__}:", ("image", "video")
     return ComponentSpec(kind="encoder", name=name, summary=name, modalities=modalities, config=where + config, model=where + model)
@@ -132,5 +182,6 @@ def spec(name: str, config: str, model: str) -> ComponentSpec:
 
 SPECS = (
     spec("two_levels", "TwoLevelConfig", "TwoLevelEncoder"),
+    spec("head_norms", "HeadNormConfig", "HeadNormEncoder"),
     spec("global_state", "SplitPatchConfig", "GlobalStateEncoder"),
 )

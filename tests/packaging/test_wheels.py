@@ -22,7 +22,10 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 SOURCES = {
     "loongforge_core": CHECKOUT,
-    **{name: CHECKOUT / "plugins" / name for name in ("loongforge_vit", "loongforge_projectors", "loongforge_llm", "loongforge_models")},
+    **{
+        name: CHECKOUT / "plugins" / name
+        for name in ("loongforge_vit", "loongforge_audio", "loongforge_projectors", "loongforge_llm", "loongforge_models")
+    },
     "loongforge_sensor": CHECKOUT / "examples/loongforge_sensor",
 }
 TWO_STEPS = ("train.steps=2", "train.global_batch_size=4", "train.micro_batch_size=2", "data.eval_path=null", "train.export_hf=false")
@@ -123,6 +126,7 @@ def test_list_names_every_component_with_its_distribution_and_version(installed:
     versions = {name: wheel.name.split("-")[1] for name, wheel in installed.wheels.items()}
     expected = {
         ("encoder", "siglip"): "loongforge_vit",
+        ("encoder", "qwen2_audio"): "loongforge_audio",
         ("encoder", "sensor"): "loongforge_sensor",
         ("projector", "mlp"): "loongforge_projectors",
         ("backbone", "qwen2"): "loongforge_llm",
@@ -131,13 +135,14 @@ def test_list_names_every_component_with_its_distribution_and_version(installed:
         ("recipe", "default"): "loongforge_core",
         ("dataset", "digits"): "loongforge_models",
         ("composition", "digits"): "loongforge_models",
+        ("composition", "tones"): "loongforge_models",
         ("composition", "sensor_demo"): "loongforge_sensor",
     }
     assert {key: found.get(key) for key in expected} == {key: (name, versions[name]) for key, name in expected.items()}
     assert {distribution for distribution, _ in found.values()} == SOURCES.keys()
 
 
-@pytest.mark.parametrize("composition", ["digits", "sensor_demo"])
+@pytest.mark.parametrize("composition", ["digits", "digits_and_tones", "sensor_demo"])
 def test_a_composition_is_valid_and_trains(composition: str, installed: Installed) -> None:
     assert installed.run("loongforge", "validate", composition).stdout.startswith(composition)
     first, second = installed.train(composition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -34,7 +35,17 @@ from loongforge_core.train.checkpoint import (
     remove_unfinished,
     save_checkpoint,
 )
-from loongforge_core.train.record import FORMAT, RECORD_FILE, Record, differences, model_of, numbers_of, read_record, require_numbers
+from loongforge_core.train.record import (
+    FORMAT,
+    RECORD_FILE,
+    Record,
+    differences,
+    model_of,
+    numbers_of,
+    read_record,
+    require_model,
+    require_numbers,
+)
 from loongforge_core.train.refuse_code import MetadataUnpickler
 from loongforge_core.train.step import Trainer, build_trainer
 
@@ -111,6 +122,19 @@ def test_another_model_is_refused_by_every_difference(saved: Saved, compose: Com
     ]
     with pytest.raises(CheckpointError, match=r"foundation\.num_layers: the checkpoint has 2, this run has 3"):
         load_model(saved.folder, [OmniModelProvider(composition=other, registry=registry)()], other)
+
+
+def test_a_field_that_a_component_has_got_since_has_its_default(saved: Saved, compose: Compose) -> None:
+    """A checkpoint of an earlier release does not know of it; one in which it is not the default is of another model still."""
+    record = read_record(saved.folder)
+    model = copy.deepcopy(dict(record.model))
+    del model["model"]["foundation"]["mrope_section"], model["model"]["image_encoder"]["feature_layer"]
+    require_model(replace(record, model=model), saved.composition, saved.folder)
+    with pytest.raises(CheckpointError, match=r"image_encoder\.feature_layer: the checkpoint has -1, this run has -2"):
+        require_model(replace(record, model=model), compose("model.image_encoder.feature_layer=-2"), saved.folder)
+    del model["model"]["foundation"]["num_layers"]
+    with pytest.raises(CheckpointError, match=r"foundation\.num_layers: the checkpoint has .*not there"):
+        require_model(replace(record, model=model), saved.composition, saved.folder)
 
 
 def test_another_tokenizer_makes_another_model(saved: Saved, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ ALL = Layout(data=2, tensor=2, pipeline=2, sequence_parallel=True, optimizer="di
 TENSOR_SHARED = Layout(data=2, tensor=2, optimizer="distributed")
 ENCODER_SPLIT = Layout(data=2, tensor=2, encoders={"image_encoder": 2}, optimizer="distributed")
 ENCODER_STAGE = Layout(pipeline=2, encoder_stage=True)
+EXPERTS_SHARED = Layout(data=2, expert=2, optimizer="distributed")
+EXPERTS_ON_TENSOR_RANKS = Layout(tensor=2, sequence_parallel=True, expert=2, expert_tensor=1)
 
 SAVED_AT, END = 2, 4
 
@@ -211,6 +213,23 @@ FOUNDATION = {
     "vocab_size": 265,  # odd: padded where the table is split, and the padding is not stored
     "init_method_std": 0.1,
 }
+EXPERTS = {
+    **{name: value for name, value in FOUNDATION.items() if name != "num_query_groups"},
+    "type": "deepseek_v3",
+    "kv_lora_rank": 12,
+    "qk_head_dim": 8,
+    "qk_pos_emb_head_dim": 4,
+    "v_head_dim": 6,
+    "num_moe_experts": 4,
+    "moe_ffn_hidden_size": 20,
+    "moe_shared_expert_intermediate_size": 20,
+    "moe_layer_freq": [0, 1],
+    "moe_router_topk": 2,
+    "moe_router_num_groups": 1,
+    "moe_router_group_topk": 1,
+    "moe_router_bias_update_rate": 0.01,
+    "mtp_num_layers": 1,
+}
 ENCODER = {
     "type": "siglip",
     "image_size": 8,
@@ -245,10 +264,16 @@ def text_file(data_file: Path) -> Path:
 @pytest.fixture
 def build(registry: Registry, data_file: Path, text_file: Path, tmp_path: Path) -> Compose:
     def build(
-        *, images: bool = False, tied: bool = False, freeze: Any = False, freeze_rest: Any = False, precision: str = "fp32"
+        *,
+        images: bool = False,
+        tied: bool = False,
+        experts: bool = False,
+        freeze: Any = False,
+        freeze_rest: Any = False,
+        precision: str = "fp32",
     ) -> Composition:
         """`freeze`: of the image encoder; `freeze_rest`: of the projector, and patterns of the decoder's parameters."""
-        foundation = {**FOUNDATION, "untie_embeddings_and_output_weights": not tied, "freeze": freeze_rest}
+        foundation = {**(EXPERTS if experts else FOUNDATION), "untie_embeddings_and_output_weights": not tied, "freeze": freeze_rest}
         projector = {"type": "mlp", "init_method_std": 0.1, "freeze": bool(freeze_rest)}
         encoder = {"image_encoder": {**ENCODER, "freeze": freeze}, "image_projector": projector}
         tree = {
@@ -307,6 +332,19 @@ def test_a_tied_decoder_moves(build: Compose, expect: Expect, source: Layout, ta
 )
 def test_a_llava_moves(build: Compose, expect: Expect, source: Layout, targets: Sequence[Layout], freeze: bool | list[str]) -> None:
     composition = build(images=True, freeze=freeze)
+    check(composition, source, *targets, expected=expect(composition))
+
+
+@pytest.mark.parametrize(
+    ("source", "targets"),
+    [
+        pytest.param(ONE, (EXPERTS_SHARED,), id="each expert to its rank"),
+        pytest.param(EXPERTS_SHARED, (ONE, EXPERTS_ON_TENSOR_RANKS), id="experts from two optimizers, and the bias that balances them"),
+        pytest.param(EXPERTS_ON_TENSOR_RANKS, (SEQUENCE,), id="whole experts into slices"),
+    ],
+)
+def test_experts_move(build: Compose, expect: Expect, source: Layout, targets: Sequence[Layout]) -> None:
+    composition = build(experts=True)
     check(composition, source, *targets, expected=expect(composition))
 
 

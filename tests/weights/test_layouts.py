@@ -42,10 +42,28 @@ FOUNDATION = {
     "vocab_size": 265,
 }
 
+EXPERTS = {
+    "type": "deepseek_v3",
+    "num_query_groups": None,
+    "kv_lora_rank": 12,
+    "qk_head_dim": 8,
+    "qk_pos_emb_head_dim": 4,
+    "v_head_dim": 6,
+    "num_moe_experts": 4,
+    "moe_ffn_hidden_size": 20,
+    "moe_shared_expert_intermediate_size": 20,
+    "moe_layer_freq": [0, 1],
+    "moe_router_topk": 2,
+    "moe_router_num_groups": 1,
+    "moe_router_group_topk": 1,
+    "mtp_num_layers": 1,
+}
+
 MODELS: dict[str, dict[str, Any]] = {
     "a LLaVA": {"image_encoder": {"type": "siglip"}, "foundation": {}},
     "tied": {"image_encoder": {"type": "siglip"}, "foundation": {"untie_embeddings_and_output_weights": False}},
     "a folder per slot": {"image_encoder": {"type": "siglip", "final_norm": True}, "foundation": {}},
+    "experts": {"image_encoder": {"type": "siglip"}, "foundation": EXPERTS},
     "no published format": {"image_encoder": {"type": "unpublished"}, "foundation": {"type": "own"}},
 }
 
@@ -59,6 +77,8 @@ MEETINGS = [
     ("tied", Layout(tensor=2, pipeline=2)),
     ("tied", Layout(pipeline=3, encoder_stage=True)),
     ("a folder per slot", Layout(data=2, tensor=2)),
+    ("experts", Layout(data=2, expert=2)),
+    ("experts", Layout(tensor=2, pipeline=2, sequence_parallel=True, expert=2, expert_tensor=1)),
     ("no published format", Layout(tensor=2, pipeline=2)),
 ]
 

@@ -1,4 +1,4 @@
-"""Qwen2: parity with transformers, round trip, what its folders may say."""
+"""Qwen1.5, 2 and 2.5: parity with transformers, round trip, published sizes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ def test_round_trip(tied: bool, tmp_path: Path) -> None:
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("qwen2")])
+def group(name: str) -> str:
+    return next(
+        group for prefix, group in {"qwen1_5": "qwen1.5", "qwen2_5": "qwen2.5", "qwen2": "qwen2"}.items() if name.startswith(prefix + "_")
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith(("qwen1", "qwen2"))])
 def test_published_size(name: str) -> None:
     figures = transformers.Qwen2Config(**PUBLISHED[name]["kwargs"])
-    check_published_size(f"qwen2.5/{name}", transformers.Qwen2ForCausalLM, figures, parameters=PUBLISHED[name]["parameters"])
+    check_published_size(f"{group(name)}/{name}", transformers.Qwen2ForCausalLM, figures, parameters=PUBLISHED[name].get("parameters"))

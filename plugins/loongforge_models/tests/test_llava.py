@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import SiglipVisionConfig
+from transformers import CLIPVisionConfig, SiglipVisionConfig
 
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
@@ -24,6 +24,7 @@ from loongforge_core.registry.registry import Registry
 from loongforge_core.testing.parity import check_parity
 from loongforge_core.testing.reference import Ours, different_tensors, our_model, read_tensors, redraw
 from loongforge_core.testing.roundtrip import check_loads_without_remarks
+from loongforge_core.testing.sizes import check_published_model
 from loongforge_core.weights.export_hf import export_hf
 from loongforge_core.weights.import_hf import import_hf
 from loongforge_core.weights.load import import_model
@@ -32,8 +33,7 @@ TOKENIZER = Path(loongforge_models.__file__).parent / "digits" / "tokenizer"
 IMAGE_TOKEN_ID = transformers.AutoTokenizer.from_pretrained(TOKENIZER).convert_tokens_to_ids("<image>")
 VOCAB_SIZE = 264
 
-ENCODER = {"type": "siglip", "num_layers": 2, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 4}
-ENCODER |= {"image_size": 8, "patch_size": 4}
+ENCODER = {"num_layers": 2, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 4, "image_size": 8, "patch_size": 4}
 FOUNDATION = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 4, "num_query_groups": 2}
 FOUNDATION |= {"max_position_embeddings": 64}
 
@@ -46,33 +46,44 @@ TEXT_CLASSES = {"qwen2": (transformers.Qwen2Config, 1e6), "llama": (transformers
 def composition(
     *,
     feature_layer: int = -1,
+    vision: str = "siglip",
     head: bool = False,
+    class_token: str = "dropped",
     text: str = "qwen2",
     tied: bool = False,
     recipe: str = "llava",
     vocab_size: int = VOCAB_SIZE,
 ) -> Composition:
+    own = {"attention_pooling_head": head} if vision == "siglip" else {"class_token": class_token}
     model = {
         "model_type": recipe,
-        "image_encoder": {**ENCODER, "feature_layer": feature_layer, "attention_pooling_head": head},
+        "image_encoder": {"type": vision, **ENCODER, "feature_layer": feature_layer, **own},
         "image_projector": {"type": "mlp"},
         "foundation": {"type": text, **FOUNDATION, "vocab_size": vocab_size, "untie_embeddings_and_output_weights": not tied},
     }
     return composition_from({"model": model}, Registry.discover())
 
 
-def reference(*, feature_layer: int = -1, head: bool = False, text: str = "qwen2", tied: bool = False) -> transformers.PreTrainedModel:
+def reference(
+    *,
+    feature_layer: int = -1,
+    vision: str = "siglip",
+    head: bool = False,
+    class_token: str = "dropped",
+    text: str = "qwen2",
+    tied: bool = False,
+) -> transformers.PreTrainedModel:
     text_class, rotary_base = TEXT_CLASSES[text]
     rotary = {"rope_type": "default", "rope_theta": rotary_base}
     text_config = text_class(**TEXT, rope_parameters=rotary, tie_word_embeddings=tied, rms_norm_eps=1e-6 if text == "qwen2" else 1e-5)
     return transformers.LlavaForConditionalGeneration(
         transformers.LlavaConfig(
-            vision_config=SiglipVisionConfig(**VISION, vision_use_head=head),
+            vision_config=SiglipVisionConfig(**VISION, vision_use_head=head) if vision == "siglip" else CLIPVisionConfig(**VISION),
             text_config=text_config,
             vision_feature_layer=feature_layer,
-            vision_feature_select_strategy="full",
+            vision_feature_select_strategy="default" if vision == "clip" and class_token == "dropped" else "full",
             image_token_index=IMAGE_TOKEN_ID,
-            image_seq_length=4,
+            image_seq_length=tokens_per_image(class_token),
         )
     )
 
@@ -82,17 +93,22 @@ CASES: list[dict[str, Any]] = [
     {"feature_layer": -2},
     {"feature_layer": -2, "head": True, "tied": True},
     {"feature_layer": -1, "text": "llama"},
+    {"feature_layer": -2, "vision": "clip", "text": "llama"},
+    {"feature_layer": -2, "vision": "clip", "class_token": "kept"},
 ]
 
 
 # ----------------------------------------------------------------------------------------------------------------- parity
 
-TOKENS_PER_IMAGE = 4
 SAMPLES = ("aIaaIa", "aaa", "Iaa")
 """Text tokens and images: two images that do not touch, none, one at the very beginning."""
 
 
-def batch() -> Batch:
+def tokens_per_image(class_token: str) -> int:
+    return 5 if class_token == "kept" else 4
+
+
+def batch(num_tokens: int) -> Batch:
     """Samples of unequal lengths, padded on the right."""
     generator = torch.Generator().manual_seed(5)
     rows: list[list[int]] = []
@@ -100,7 +116,7 @@ def batch() -> Batch:
         texts = torch.randint(4, 200, (len(sample),), generator=generator).tolist()
         rows.append([])
         for letter, token in zip(sample, texts, strict=True):
-            rows[-1] += [PLACEHOLDER_ID] * TOKENS_PER_IMAGE if letter == "I" else [token]
+            rows[-1] += [PLACEHOLDER_ID] * num_tokens if letter == "I" else [token]
     length = max(map(len, rows))
     ids_bs = torch.tensor([row + [0] * (length - len(row)) for row in rows])
     is_token_bs = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows])
@@ -119,7 +135,7 @@ def batch() -> Batch:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_parity(case: dict[str, Any], tmp_path: Path) -> None:
-    given = batch()
+    given = batch(tokens_per_image(case.get("class_token", "dropped")))
     real = given.loss_mask_bs.bool()
 
     def run_ours(model: Any) -> Tensor:
@@ -189,6 +205,16 @@ def respell(folder: Path, renamed: dict[str, str]) -> None:
     save_file({spelled(name): tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
 
 
+def test_published_size() -> None:
+    """llava-hf/llava-1.5-7b-hf: its card says 7,063,427,072 parameters; figures as in its config.json."""
+    vision = {"model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+    vision |= {"num_attention_heads": 16, "image_size": 336, "patch_size": 14, "projection_dim": 768, "vocab_size": 32000}
+    text = {"model_type": "llama", "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    text |= {"num_attention_heads": 32, "num_key_value_heads": 32, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+    figures = transformers.LlavaConfig(vision_config=vision, text_config=text)
+    check_published_model("llava1.5/llava1_5_7b", transformers.LlavaForConditionalGeneration, figures, parameters=7_063_427_072)
+
+
 # ---------------------------------------------------------------------------------------------------------------- export
 
 
@@ -197,17 +223,18 @@ def export(built: Ours, chosen: Composition, folder: Path, **more: Any) -> Path:
     return folder
 
 
-def test_export_is_all_that_transformers_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [{}, {"vision": "clip"}, {"vision": "clip", "class_token": "kept"}], ids=str)
+def test_export_is_all_that_transformers_needs(case: dict[str, Any], tmp_path: Path) -> None:
     """From the folder alone: processor, chat template, model, generation."""
-    with our_model(composition()) as built:
-        folder = export(built, composition(), tmp_path / "hf")
+    with our_model(composition(**case)) as built:
+        folder = export(built, composition(**case), tmp_path / "hf")
     processor = transformers.AutoProcessor.from_pretrained(folder)
     assert type(processor).__name__ == "LlavaProcessor"
     images = [Image.effect_noise((8, 8), 50) for _ in range(2)]
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "and"}, {"type": "image"}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     inputs = processor(images=images, text=text, return_tensors="pt")
-    assert (inputs["input_ids"] == IMAGE_TOKEN_ID).sum() == 2 * TOKENS_PER_IMAGE
+    assert (inputs["input_ids"] == IMAGE_TOKEN_ID).sum() == 2 * tokens_per_image(case.get("class_token", "dropped"))
     assert inputs["pixel_values"].shape == (2, 3, 8, 8)
     model, remarks = transformers.AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     assert type(model).__name__ == "LlavaForConditionalGeneration"

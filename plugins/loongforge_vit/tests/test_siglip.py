@@ -81,7 +81,7 @@ def test_reads_its_half_of_a_published_model(tmp_path: Path) -> None:
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("siglip")])
 def test_published_size(name: str) -> None:
     figures = transformers.SiglipVisionConfig(**PUBLISHED[name]["kwargs"])
     check_published_size(f"image_encoder/{name}", transformers.SiglipVisionModel, figures, parameters=PUBLISHED[name]["parameters"])

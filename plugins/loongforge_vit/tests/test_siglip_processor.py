@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from loongforge_vit.siglip.config import SiglipConfig
-from loongforge_vit.siglip.processor import SiglipAugmentation, SiglipProcessor, distort
+from loongforge_vit.siglip.processor import SiglipProcessor
+from loongforge_vit.tower.distortion import Distortion, distort
+from pictures import IMAGES, noise
 from PIL import Image
 from transformers import SiglipImageProcessorPil
 from transformers.image_utils import load_image
@@ -17,20 +19,6 @@ from loongforge_core.errors import DataError
 
 def processor(image_size: int = 32, **changes: object) -> SiglipProcessor:
     return SiglipProcessor(SiglipConfig(image_size=image_size, patch_size=4, **changes))  # type: ignore[arg-type]
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-IMAGES = {
-    "rgb.png": lambda path: Image.fromarray(noise(40, 60, 3)).save(path),
-    "grey.png": lambda path: Image.fromarray(noise(8, 8)).save(path),
-    "16-bit.png": lambda path: Image.fromarray(noise(20, 20).astype(np.uint16) * 200).save(path),
-    "palette.png": lambda path: Image.fromarray(noise(33, 21, 3)).quantize(16).save(path),
-    "photo.jpg": lambda path: Image.fromarray(noise(100, 70, 3)).save(path),
-    "cmyk.jpg": lambda path: Image.fromarray(noise(30, 30, 4), mode="CMYK").save(path),
-}
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -108,7 +96,7 @@ def test_channels_other_than_three_are_refused() -> None:
 
 
 def distorted(path: Path, *, seed: int = 0, progress: float = 1.0, size: int = 8, **settings: float) -> np.ndarray:
-    augmentation = Augmentation(np.random.default_rng(seed), progress, SiglipAugmentation(**settings))
+    augmentation = Augmentation(np.random.default_rng(seed), progress, Distortion(**settings))
     return processor(size)(path, augmentation).inputs["pixel_values"]
 
 
@@ -162,7 +150,7 @@ def test_distortion_belongs_to_its_random_numbers(digit: Path) -> None:
 def test_a_distorted_image_does_not_change_the_next(digit: Path) -> None:
     ours = processor(8)
     before = ours(digit).inputs["pixel_values"].copy()
-    ours(digit, Augmentation(np.random.default_rng(0), 1.0, SiglipAugmentation(translate=0.2)))
+    ours(digit, Augmentation(np.random.default_rng(0), 1.0, Distortion(translate=0.2)))
     np.testing.assert_array_equal(ours(digit).inputs["pixel_values"], before)
     with pytest.raises(ValueError, match="read-only"):
         ours(digit).inputs["pixel_values"][0] = 0

@@ -15,5 +15,7 @@ class LlamaConfig(DecoderConfig):
     """No biases."""
 
     add_qkv_bias: Literal[False] = False
+    qk_layernorm: Literal[False] = False
+    sliding_window: None = None
     layernorm_epsilon: PositiveFloat = 1e-5
     rotary_base: PositiveFloat = 5e5

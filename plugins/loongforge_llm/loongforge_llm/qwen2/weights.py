@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 on disk: `Qwen2ForCausalLM`."""
+"""Qwen1.5, Qwen2 and Qwen2.5 on disk: `Qwen2ForCausalLM`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ DEFAULTS = {
     "hidden_size": 4096,
     "intermediate_size": 22016,
     "num_attention_heads": 32,
+    "num_key_value_heads": 32,
     "vocab_size": 151936,
     "max_position_embeddings": 32768,
 }

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from loongforge_core.errors import DataError
 from loongforge_models.digits.questions import Question, evaluation_questions, training_questions
+from loongforge_models.whole_folder import write_whole
 
-__all__ = ["Split", "prepare", "split"]
+__all__ = ["Split", "prepare", "split", "write_scans"]
 
 NUM_HELD_OUT = 360
 NUM_VALIDATION = 144
@@ -48,21 +45,7 @@ def prepare(folder: Path) -> None:
 
     Raises DataError when the folder holds something else.
     """
-    if _is_complete(folder):
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} holds something else; the digits data set needs a new or an empty folder for {', '.join(FILES)}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write(unfinished)
-        unfinished.chmod(0o755)
-        os.replace(unfinished, folder)
-    except OSError:
-        if not _is_complete(folder):  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    write_whole(folder, "digits", FILES, _write)
 
 
 def split(labels: Sequence[int]) -> Split:
@@ -70,10 +53,6 @@ def split(labels: Sequence[int]) -> Split:
     held_out = _stratified(labels, range(len(labels)), NUM_HELD_OUT)
     training = sorted(set(range(len(labels))) - set(held_out))
     return Split(tuple(training), held_out, _stratified(labels, training, NUM_VALIDATION))
-
-
-def _is_complete(folder: Path) -> bool:
-    return all((folder / name).exists() for name in FILES)
 
 
 def _stratified(labels: Sequence[int], images: Sequence[int], count: int) -> tuple[int, ...]:
@@ -91,21 +70,26 @@ def _digest(image: int) -> str:
 
 
 def _write(folder: Path) -> None:
-    from sklearn.datasets import load_digits  # takes a second, which a data set that is there already need not
-
-    scans = load_digits()
-    (folder / "images").mkdir()
+    labels = write_scans(folder / "images")
     (folder / "settings").mkdir()
-    for number, scan in enumerate(scans.images):
-        pixels = np.rint(scan * (255 / 16)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{number:04d}.png")
-    labels = [int(label) for label in scans.target]
     parts = split(labels)
     remaining = sorted(set(parts.training) - set(parts.validation))
     _write_lines(folder / "train.jsonl", training_questions(parts.training, labels), images="images")
     _write_lines(folder / "test.jsonl", evaluation_questions(parts.held_out, labels), images="images")
     _write_lines(folder / "settings/train.jsonl", training_questions(remaining, labels), images="../images")
     _write_lines(folder / "settings/validation.jsonl", evaluation_questions(parts.validation, labels), images="../images")
+
+
+def write_scans(folder: Path) -> list[int]:
+    """All scans, as `0000.png` and so on in a new folder; the digit of each."""
+    from sklearn.datasets import load_digits  # takes a second, which a data set that is there already need not
+
+    scans = load_digits()
+    folder.mkdir()
+    for number, scan in enumerate(scans.images):
+        pixels = np.rint(scan * (255 / 16)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
+    return [int(label) for label in scans.target]
 
 
 def _write_lines(path: Path, questions: Sequence[Question], *, images: str) -> None:

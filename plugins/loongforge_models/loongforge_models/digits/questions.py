@@ -6,10 +6,11 @@ and no images mix in a batch.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from loongforge_models.draws import Draws
 
 __all__ = ["Question", "evaluation_questions", "training_questions"]
 
@@ -67,12 +68,12 @@ def evaluation_questions(images: Sequence[int], labels: Sequence[int]) -> list[Q
     return [*singles, *sums, *(author.text_sum(first, second) for first in range(10) for second in range(10))]
 
 
-class _Author:
-    """Writes questions. Draws from `random.random()` alone, whose sequence no version of Python changes."""
+class _Author(Draws):
+    """Writes questions."""
 
     def __init__(self, labels: Sequence[int], *, seed: str) -> None:
+        super().__init__(f"digits:{seed}")
         self.labels = labels
-        self.random = random.Random(f"digits:{seed}").random
 
     def single_digit(self, image: int) -> Question:
         return self._question("single_digit", "<image>", self.labels[image], images=(image,))
@@ -88,19 +89,6 @@ class _Author:
     def _question(self, kind: str, items: str, answer: int, *, images: tuple[int, ...] = ()) -> Question:
         wording = WORDINGS[kind][self.below(len(WORDINGS[kind]))]
         return Question(kind, ((items + wording, str(answer)),), images)
-
-    def below(self, count: int) -> int:
-        return int(self.random() * count)
-
-    def shuffled(self, things: Sequence[Any]) -> list[Any]:
-        return sorted(things, key=lambda _: self.random())
-
-    def cycle(self, things: Sequence[int], count: int) -> Iterator[int]:
-        """`count` of the things, in a new order each time round."""
-        order: list[int] = []
-        for _ in range(count):
-            order = order or self.shuffled(things)
-            yield order.pop()
 
     def pairs(self, things: Sequence[int], count: int) -> Iterator[tuple[int, int]]:
         return zip(self.cycle(things, count), self.cycle(things, count), strict=True)

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from loongforge_projectors.mlp.config import MlpConfig
+from loongforge_vit.clip.config import ClipConfig
 from loongforge_vit.siglip.config import SiglipConfig
 
 from loongforge_core.component import ComponentConfig
-from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Given, Ignored, Key, Written
+from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Given, Ignored, Key, Written
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
 
 __all__ = ["table"]
 
 SLOTS = ("image_encoder", "image_projector", "foundation")
+
+STRATEGIES = {"default": "dropped", "full": "kept"}
+"""`vision_feature_select_strategy`: what becomes of the first feature, a class token's. SigLIP has none, and all its features are taken."""
 
 NAMES_IN_MEMORY = {
     "model.vision_tower.": "vision_tower.",
@@ -45,7 +49,7 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
         return None
     encoder, projector, foundation = (tables[name] for name in SLOTS)
     vision = configs["image_encoder"]
-    assert isinstance(vision, SiglipConfig)
+    assert isinstance(vision, SiglipConfig | ClipConfig)
     return combine(
         (
             encoder.under(theirs="vision_tower.", ours="image_encoder", section="vision_config"),
@@ -54,7 +58,7 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
         ),
         keys=(
             Key("vision_feature_layer", "feature_layer", -2, section="image_encoder"),
-            Constant("vision_feature_select_strategy", "full", "default"),
+            strategy_key(vision),
             TiedKey(
                 "tie_word_embeddings",
                 "untie_embeddings_and_output_weights",
@@ -62,7 +66,7 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
                 values={True: False, False: True},
                 section="foundation",
             ),
-            Written("image_seq_length", lambda config: config.num_tokens((config.image_size, config.image_size)), "image_encoder"),
+            Written("image_seq_length", lambda config: config.num_tokens(config.fixed_item_size), "image_encoder"),
             Ignored(("image_token_index", "image_token_id"), "our placeholder is outside the vocabulary; an export writes the tokenizer's"),
             Ignored(("ignore_index", "vocab_size"), "written by earlier versions of transformers, and read by none"),
             GENERIC_KEYS,
@@ -75,8 +79,8 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
             config={
                 "processor_class": "LlavaProcessor",
                 "patch_size": vision.patch_size,
-                "vision_feature_select_strategy": "full",
-                "num_additional_image_tokens": 0,
+                **strategy_key(vision).write(configs),
+                "num_additional_image_tokens": int(isinstance(vision, ClipConfig)),
             },
             token_key="image_token",
             slot="image_encoder",
@@ -85,13 +89,19 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
     )
 
 
+def strategy_key(vision: SiglipConfig | ClipConfig) -> ConfigKey:
+    name = "vision_feature_select_strategy"
+    if isinstance(vision, SiglipConfig):
+        return Constant(name, "full", "default")
+    return Key(name, "class_token", "default", values=STRATEGIES, section="image_encoder")
+
+
 def is_llava(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> bool:
     if set(configs) != set(SLOTS):
         return False
     encoder, projector = configs["image_encoder"], configs["image_projector"]
     return (
-        isinstance(encoder, SiglipConfig)
-        and not encoder.final_norm
+        (isinstance(encoder, ClipConfig) or (isinstance(encoder, SiglipConfig) and not encoder.final_norm))
         and isinstance(projector, MlpConfig)
         and projector.ffn_hidden_size in (None, projector.hidden_size)
         and any(name.endswith("ForCausalLM") for name in tables["foundation"].architectures)

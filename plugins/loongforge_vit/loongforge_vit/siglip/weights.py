@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Key
-from loongforge_core.weights.rules import TENSOR, WEIGHT, WEIGHT_AND_BIAS, Copy, FusedQkv, Rule, per_layer
+from loongforge_core.weights.rules import TENSOR, WEIGHT, WEIGHT_AND_BIAS, Copy, Rule
 from loongforge_core.weights.table import Table
 from loongforge_vit.siglip.config import SiglipConfig
+from loongforge_vit.tower.weights import clip_layers
 
 __all__ = ["table"]
 
@@ -49,27 +50,10 @@ def table(config: SiglipConfig) -> Table:
 
 
 def rules(config: SiglipConfig) -> tuple[Rule, ...]:
-    layer = (
-        Copy("layer_norm1", "input_layernorm", parts=WEIGHT_AND_BIAS),
-        FusedQkv(
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            "self_attention.linear_qkv",
-            parts=WEIGHT_AND_BIAS,
-            num_heads=config.num_attention_heads,
-            num_groups=config.num_attention_heads,
-            head_size=config.hidden_size // config.num_attention_heads,
-        ),
-        Copy("self_attn.out_proj", "self_attention.linear_proj", parts=WEIGHT_AND_BIAS),
-        Copy("layer_norm2", "pre_mlp_layernorm", parts=WEIGHT_AND_BIAS),
-        Copy("mlp.fc1", "mlp.linear_fc1", parts=WEIGHT_AND_BIAS),
-        Copy("mlp.fc2", "mlp.linear_fc2", parts=WEIGHT_AND_BIAS),
-    )
-    run = config.num_layers_run
     return (
         Copy("embeddings.patch_embedding", "patch_embedding", parts=WEIGHT_AND_BIAS),
         Copy("embeddings.position_embedding", "position_embedding", parts=WEIGHT),
-        *per_layer(layer, "encoder.layers.{i}.", "transformer.layers.{i}.", range(run)),
-        *per_layer(layer, "encoder.layers.{i}.", "unused_layers.{i}.", range(run, config.num_layers), first=run),
+        *clip_layers(config),
         Copy("post_layernorm", "post_layernorm", parts=WEIGHT_AND_BIAS),
         *(head_rules() if config.attention_pooling_head else ()),
     )

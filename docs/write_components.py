@@ -1,0 +1,89 @@
+"""Writes components.md: what this repository publishes, and what goes with what, from the registry and the checks themselves.
+
+python docs/write_components.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "tests" / "matrix"))
+
+from compositions import PLUGINS, TINY, Triple, modality_of, reasons  # noqa: E402 (after the path)
+
+from loongforge_core.component import ComponentSpec  # noqa: E402
+from loongforge_core.config.document import read_document  # noqa: E402
+from loongforge_core.config.library import fills_slots, published_files  # noqa: E402
+from loongforge_core.registry import Registry  # noqa: E402
+
+HEADINGS = {"encoder": "Encoders", "projector": "Projectors", "backbone": "Language models", "recipe": "Recipes"}
+
+
+def page(registry: Registry) -> str:
+    return "\n".join(
+        [
+            "# Components",
+            "",
+            "Written by `python docs/write_components.py`; `loongforge show NAME` tells more of each.",
+            *(line for kind, heading in HEADINGS.items() for line in section(kind, heading, registry)),
+            *compositions(registry),
+            *matrix(registry),
+            "",
+        ]
+    )
+
+
+def section(kind: str, heading: str, registry: Registry) -> Iterator[str]:
+    yield from ("", f"## {heading}", "", "| name | what it is | equals | sizes |", "| --- | --- | --- | --- |")
+    for published in sorted(registry.components(), key=lambda published: published.spec.name):
+        spec = published.spec
+        if spec.kind == kind and spec.config.split(".")[0] in (*PLUGINS, "loongforge_models", "loongforge_core"):
+            left_out = f"; left out: {spec.left_out}" if spec.left_out else ""
+            reference = f"`{spec.reference}`" if spec.reference else ""
+            yield f"| `{spec.name}` | {spec.summary}{left_out} | {reference} {spec.paper} | {', '.join(sizes(spec, registry))} |"
+
+
+def sizes(spec: ComponentSpec, registry: Registry) -> list[str]:
+    files = published_files(registry.config_folders)
+    return sorted(f"`{file.name.split('/')[-1]}`" for file in files if read_document(file.path).tree.get("type") == spec.name)
+
+
+def compositions(registry: Registry) -> Iterator[str]:
+    yield from ("", "## Compositions", "", "| name | what it is |", "| --- | --- |")
+    for file in published_files(registry.config_folders):
+        document = read_document(file.path)
+        if fills_slots(document) and file.origin.distribution in ("loongforge_models",):
+            first = document.text.lstrip().split("\n")[0]
+            yield f"| `{file.name}` | {first.strip('#: ') if first.startswith('#') else ''} |"
+
+
+def matrix(registry: Registry) -> Iterator[str]:
+    """Encoders down, projectors across; a language model matters only where it takes no levels."""
+    yield from ("", "## What goes with what", "")
+    yield "Tried by `make test-matrix` with every language model: built, trained a step, saved and loaded. A number says why not."
+    yield from ("", f"| encoder | {' | '.join(f'`{name}`' for name in TINY['projector'])} |", f"| --- |{' --- |' * len(TINY['projector'])}")
+    notes: list[str] = []
+    for encoder in TINY["encoder"]:
+        cells = [cell(encoder, projector, registry, notes) for projector in TINY["projector"]]
+        yield f"| `{encoder}` ({modality_of(encoder, registry)}) | {' | '.join(cells)} |"
+    yield ""
+    yield from (f"{number}. {note}" for number, note in enumerate(notes, start=1))
+
+
+def cell(encoder: str, projector: str, registry: Registry, notes: list[str]) -> str:
+    """`yes`, or `yes` with the language models that do not fit, or the number of the reason."""
+    said = {backbone: "; ".join(reasons(Triple(encoder, projector, backbone), registry)) for backbone in TINY["backbone"]}
+    refused = [backbone for backbone, reason in said.items() if reason]
+    for reason in sorted({reason for reason in said.values() if reason} - set(notes)):
+        notes.append(reason)
+    numbers = ", ".join(str(notes.index(reason) + 1) for reason in sorted({said[backbone] for backbone in refused}))
+    if len(refused) == len(said):
+        return numbers
+    return f"yes, not {', '.join(f'`{name}`' for name in refused)}: {numbers}" if refused else "yes"
+
+
+if __name__ == "__main__":
+    (HERE / "components.md").write_text(page(Registry.discover()), encoding="utf-8")

@@ -1,0 +1,120 @@
+"""Mixtures of experts: the router, and the experts under their numbers in the whole layer. The rest is Megatron's MoELayer.
+
+Shazeer et al. 2017, arXiv:1701.06538; group-limited routing: DeepSeek-V2, arXiv:2405.04434; the bias: Wang et al. 2024, arXiv:2408.15664.
+
+The router's loss is E / K * sum over experts of (share of the choices) * (mean score), of each sequence by itself, and like that of the
+model a sum over tokens: a sequence's value times the number of its tokens. Megatron divides both by the target tokens of the global batch.
+So neither the size of a micro-batch, nor the layout, nor the company in which a sequence is packed or padded changes it. (Megatron's own
+`seq_aux_loss` is the mean over a micro-batch times the tokens of one row in 0.16.1, and takes a packed row for one sequence.)
+
+Shapes: s this rank's part of a sequence, b batch, t = s * b tokens, e experts, k choices of a token, g groups, n sequences of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.utils import replace_prefix_for_sharding
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+from megatron.core.transformer.moe.router import TopKRouter
+from torch import Tensor, distributed
+
+__all__ = ["NumberedExperts", "SequenceRouter", "sequence_members"]
+
+
+class SequenceRouter(TopKRouter):  # type: ignore[misc]
+    """Megatron's router with our choice, which groups follow as published, and our loss."""
+
+    sequences: Tensor | None = None
+    """Which tokens, of those on all tensor ranks, belong to which sequence, `[n, b, all s]`; padding belongs to none. The layer sets it."""
+
+    def routing(self, logits_sbe: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weights and choices of every token's experts, both `[t, e]`, in the words of Megatron's dispatchers."""
+        assert padding_mask is None
+        config, logits_te = self.config, logits_sbe.flatten(0, 1)
+        by_softmax = config.moe_router_score_function == "softmax"
+        scores_te = logits_te.softmax(-1, torch.float32) if by_softmax else logits_te.float().sigmoid()
+        chosen_tk = self.choose(scores_te if self.expert_bias is None else scores_te + self.expert_bias)
+        weights_tk = scores_te.gather(1, chosen_tk)
+        if not (by_softmax and config.moe_router_pre_softmax):
+            weights_tk = weights_tk / weights_tk.sum(-1, keepdim=True).clamp(min=1e-20)
+        weights_te = torch.zeros_like(scores_te).scatter(1, chosen_tk, weights_tk * config.moe_router_topk_scaling_factor)
+        choices_te = chosen(chosen_tk, scores_te)
+        if self.training and torch.is_grad_enabled() and self.sequences is not None:
+            members_nt = self.members(logits_sbe)
+            if config.moe_aux_loss_coeff > 0:
+                # What the scores alone would choose, as in DeepSeek-V3's report: the bias has its own way of balancing.
+                counted_te = choices_te if self.expert_bias is None else chosen(scores_te.topk(self.topk).indices, scores_te)
+                shares_te = scores_te if by_softmax else scores_te / scores_te.sum(-1, keepdim=True)
+                weights_te = MoEAuxLossAutoScaler.apply(weights_te, self.loss(members_nt, counted_te, shares_te))
+            if self.expert_bias is not None:
+                self.local_tokens_per_expert += members_nt.sum(0) @ choices_te.float()
+        return weights_te.to(logits_te.dtype), choices_te
+
+    def choose(self, scores_te: Tensor) -> Tensor:
+        """The best experts, `[t, k]`, of the best groups."""
+        groups, best = self.config.moe_router_num_groups, self.config.moe_router_group_topk
+        if groups is not None:
+            scores_tge = scores_te.view(len(scores_te), groups, -1)
+            rating = 1 if self.config.moe_router_score_function == "softmax" else 2
+            groups_tg = scores_tge.topk(rating).values.sum(-1).topk(best).indices
+            allowed_tg = torch.zeros_like(scores_tge[..., 0], dtype=torch.bool).scatter(1, groups_tg, True)
+            scores_te = scores_tge.masked_fill(~allowed_tg.unsqueeze(-1), -torch.inf).flatten(1)
+        return scores_te.topk(self.topk).indices
+
+    def members(self, logits_sbe: Tensor) -> Tensor:
+        """Which of this rank's tokens belong to which sequence, `[n, t]`, zeros and ones."""
+        assert self.sequences is not None
+        first = self.tp_group.rank() * len(logits_sbe) if self.config.sequence_parallel else 0
+        return self.sequences[..., first : first + len(logits_sbe)].transpose(1, 2).flatten(1).float()
+
+    def loss(self, members_nt: Tensor, counted_te: Tensor, shares_te: Tensor) -> Tensor:
+        """This rank's part of the loss, summed over tokens; counts are those of whole sequences."""
+        assert self.sequences is not None
+        counts_ne = members_nt @ counted_te.float()
+        if self.config.sequence_parallel and self.tp_group.size() > 1:
+            distributed.all_reduce(counts_ne, group=self.tp_group)
+        lengths_n1 = self.sequences.flatten(1).sum(1, keepdim=True).clamp(min=1)
+        evenness = (counts_ne / lengths_n1 * (members_nt @ shares_te)).sum()
+        scaled: Tensor = evenness * (self.config.moe_aux_loss_coeff * self.config.num_moe_experts / self.topk)
+        return scaled
+
+
+def chosen(indices_tk: Tensor, like_te: Tensor) -> Tensor:
+    return torch.zeros_like(like_te, dtype=torch.bool).scatter(1, indices_tk, True)
+
+
+def sequence_members(token_ids_bs: Tensor, padding_mask_bs: Tensor | None, packed: Any, *, together: bool) -> Tensor:
+    """Which tokens belong to which sequence, `[n, b, s]`; `together`: all of them to one."""
+    rows, length = token_ids_bs.shape
+    if together:
+        members_nbs = torch.ones((1, rows, length), dtype=torch.bool, device=token_ids_bs.device)
+    elif packed is None:
+        members_nbs = torch.eye(rows, dtype=torch.bool, device=token_ids_bs.device).unsqueeze(-1).expand(-1, -1, length)
+    else:
+        position_s, ends = torch.arange(length, device=token_ids_bs.device), packed.cu_seqlens_q.to(token_ids_bs.device)
+        members_nbs = ((position_s >= ends[:-1, None]) & (position_s < ends[1:, None])).unsqueeze(1)
+    return members_nbs if padding_mask_bs is None else members_nbs & ~padding_mask_bs
+
+
+class NumberedExperts(SequentialMLP):  # type: ignore[misc]
+    """Megatron's experts one by one, described under their numbers in the whole layer.
+
+    Megatron describes them as one stack of all experts, which would be drawn, stored and exported as a whole.
+    """
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        described: dict[str, Any] = {}
+        first = self.ep_group.rank() * self.num_local_experts
+        for index, expert in enumerate(self.local_experts):
+            here, everywhere = (f"{prefix}local_experts.{number}." for number in (index, first + index))
+            own = expert.sharded_state_dict(here, sharded_offsets, metadata)
+            replace_prefix_for_sharding(own, here, everywhere)
+            for part in own.values():
+                part.replica_id = (*part.replica_id[:-1], self.dp_group.rank())
+            described.update(own)
+        return described

@@ -1,0 +1,1 @@
+"""LoongForge plugin: audio encoders."""

@@ -1,0 +1,119 @@
+"""InternVL on disk, in two formats: transformers' `InternVLForConditionalGeneration` and OpenGVLab's `InternVLChatModel`.
+
+The first is what we write where it has room for the mix; InternLM2, which transformers does not have, is only in the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from loongforge_llm.internlm2.config import InternLM2Config
+from loongforge_projectors.intern_mlp.config import InternMlpConfig
+from loongforge_vit.intern_vit.config import InternVitConfig
+
+from loongforge_core.component import ComponentConfig
+from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Derived, Ignored, Key, Written
+from loongforge_core.weights.table import ProcessorFiles, Table, combine
+from loongforge_models.config_keys import tied_key
+
+__all__ = ["table"]
+
+SLOTS = ("image_encoder", "image_projector", "foundation")
+
+NAMES_IN_MEMORY = {
+    "model.vision_tower.": "vision_tower.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
+
+
+def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> Table | None:
+    """None where neither format has room for the mix."""
+    if not is_intern_vl(configs, tables):
+        return None
+    opengvlab = opengvlab_table(configs, tables)
+    if isinstance(configs["foundation"], InternLM2Config):
+        return opengvlab
+    return replace(transformers_table(configs, tables), alternatives={"OpenGVLab": opengvlab})
+
+
+def is_intern_vl(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> bool:
+    if set(configs) != set(SLOTS):
+        return False
+    encoder, projector, foundation = (configs[name] for name in SLOTS)
+    return (
+        isinstance(encoder, InternVitConfig)
+        and encoder.feature_layer == -1
+        and isinstance(projector, InternMlpConfig)
+        and projector.normalization == "LayerNorm"
+        and projector.layernorm_epsilon == 1e-5
+        and projector.ffn_hidden_size in (None, projector.hidden_size)
+        and getattr(foundation, "mrope_section", None) is None
+        and any(name.endswith("ForCausalLM") for name in tables["foundation"].architectures)
+    )
+
+
+def transformers_table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> Table:
+    encoder, projector, foundation = (tables[name] for name in SLOTS)
+    vision = configs["image_encoder"]
+    assert isinstance(vision, InternVitConfig)
+    return combine(
+        (
+            encoder.under(theirs="vision_tower.", ours="image_encoder", section="vision_config"),
+            projector.under(theirs="multi_modal_projector.", ours="image_projector", section=""),
+            foundation.under(theirs="language_model.", ours="foundation", section="text_config"),
+        ),
+        keys=(
+            tied_key(True),
+            # This class looks at the top only.
+            Written("text_config.tie_word_embeddings", lambda config: not config.untie_embeddings_and_output_weights, "foundation"),
+            Constant("vision_feature_layer", -1, -1),
+            Constant("vision_feature_select_strategy", "default", "default"),
+            Written("image_seq_length", tokens_per_tile, "image_encoder"),
+            GENERIC_KEYS,
+        ),
+        aliases=NAMES_IN_MEMORY,
+        model_type="internvl",
+        architectures=("InternVLForConditionalGeneration",),
+        placeholder_ids={"image_token_id": "image"},
+        processor=ProcessorFiles(
+            {"processor_class": "InternVLProcessor", "image_seq_length": tokens_per_tile(vision)}, slot="image_encoder"
+        ),
+        generates=True,
+    )
+
+
+def opengvlab_table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> Table:
+    encoder, projector, foundation = (tables[name].alternatives.get("OpenGVLab", tables[name]) for name in SLOTS)
+    return combine(
+        (
+            encoder.under(theirs="vision_model.", ours="image_encoder", section="vision_config"),
+            projector.under(theirs="mlp1.", ours="image_projector", section=""),
+            foundation.under(theirs="language_model.", ours="foundation", section="llm_config"),
+        ),
+        keys=(
+            Constant("select_layer", -1, -1),
+            Constant("ps_version", "v2", "v1"),
+            Key("force_image_size", "image_size", section="image_encoder"),
+            Key("min_dynamic_patch", "min_tiles", 1, section="image_encoder"),
+            Key("max_dynamic_patch", "max_tiles", 6, section="image_encoder"),
+            Key("use_thumbnail", "use_thumbnail", False, section="image_encoder"),
+            Derived("dynamic_image_size", lambda config: config.max_tiles > 1, "image_encoder"),
+            Ignored(("tie_word_embeddings",), "of the language model, whose own section says so"),
+            Ignored(("use_backbone_lora", "use_llm_lora"), "how the published weights came about"),
+            Ignored(("template", "system_message", "pad2square"), "how its own code writes a prompt"),
+            Ignored(("auto_map.*", "*.attn_implementation", "*._attn_implementation_autoset"), "how its own code runs"),
+            Ignored(("hidden_size", "output_attentions", "_commit_hash"), "written by versions of transformers, and read by none"),
+            GENERIC_KEYS,
+        ),
+        model_type="internvl_chat",
+        architectures=("InternVLChatModel",),
+        generates=True,
+    )
+
+
+def tokens_per_tile(config: InternVitConfig) -> int:
+    """Behind the projector."""
+    return (config.image_size // config.patch_size // 2) ** 2

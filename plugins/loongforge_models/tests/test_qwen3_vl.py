@@ -1,0 +1,150 @@
+"""Qwen3-VL as a whole, dense and with experts: tokens, positions, levels, logits, gradients and folders are those of transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from families import VOCAB_SIZE, check_pixels, check_whole_parity, check_whole_round_trip, compose
+from qwen_vl import PIXELS, TOKEN_IDS, check_processor_files, published, talks_in, tokenizer_in
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from loongforge_core.config.composition import Composition
+from loongforge_core.errors import WeightsError
+from loongforge_core.registry.registry import Registry
+from loongforge_core.testing.reference import our_model, read_tensors, redraw
+from loongforge_core.weights.load import import_model
+
+ENCODER: dict[str, Any] = {
+    "type": "qwen3_vl",
+    "also_encodes": ["video"],
+    "num_layers": 3,
+    "hidden_size": 32,
+    "ffn_hidden_size": 40,
+    "num_attention_heads": 4,
+    "patch_size": 4,
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0, 1],
+    **PIXELS,
+}
+FOUNDATION: dict[str, Any] = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "ffn_hidden_size": 48,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "kv_channels": 16,
+    "vocab_size": VOCAB_SIZE,
+    "max_position_embeddings": 512,
+    "rotary_base": 5e6,
+    "mrope_section": [4, 2, 2],
+    "mrope_interleaved": True,
+}
+EXPERTS: dict[str, Any] = {"num_moe_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 24, "moe_router_load_balancing_type": "none"}
+
+VISION = {"depth": 3, "hidden_size": 32, "intermediate_size": 40, "num_heads": 4, "out_hidden_size": 32, "patch_size": 4}
+VISION |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+TEXT = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+TEXT |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 512, "head_dim": 16}
+TEXT |= {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}}
+THEIR_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+CASES: list[dict[str, Any]] = [{}, {"tied": True}, {"experts": True}]
+
+
+def composition(tokenizer: Path | None = None, *, tied: bool = False, experts: bool = False) -> Composition:
+    own = {"type": "qwen3_moe", **EXPERTS} if experts else {"type": "qwen3"}
+    foundation = {**own, **FOUNDATION, "untie_embeddings_and_output_weights": not tied}
+    projector = {"type": "patch_merger", "normalization": "LayerNorm", "num_levels": 2}
+    model = {"model_type": "qwen3_vl", "image_encoder": ENCODER, "image_projector": projector, "foundation": foundation}
+    return compose(model, tokenizer)
+
+
+def reference(*, tied: bool = False, experts: bool = False) -> Any:
+    if experts:
+        config = transformers.Qwen3VLMoeConfig(text_config={**TEXT, **THEIR_EXPERTS}, vision_config=VISION, **TOKEN_IDS)
+        return transformers.Qwen3VLMoeForConditionalGeneration(config)
+    config = transformers.Qwen3VLConfig(text_config=TEXT, vision_config=VISION, tie_word_embeddings=tied, **TOKEN_IDS)
+    return transformers.Qwen3VLForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_parity_through_the_published_processor(case: dict[str, Any], tmp_path: Path) -> None:
+    """Of images and videos, several to a sample, padded and packed; a video's steps with their times in words between them."""
+    ours = composition(tokenizer_in(tmp_path), **case)
+    given = published(transformers.Qwen3VLProcessor, Path(str(ours.run.tokenizer)), talks_in(tmp_path), tmp_path, ours)
+    given.check_tokens()
+    assert [span.continues for span in given.samples[2].spans] == [False, False, True, True, False]
+    check_pixels(given, "image", "pixel_values")
+    theirs = reference(**case)
+    check_whole_parity(ours, SavedAsPublished(theirs) if case.get("experts") else theirs, given, tmp_path)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_round_trip(case: dict[str, Any], tmp_path: Path) -> None:
+    ours = composition(tokenizer_in(tmp_path), **case)
+    export = check_whole_round_trip(ours, reference(**case), tmp_path, same=as_published)
+    check_processor_files(export, ours, "Qwen3VLProcessor")
+
+
+class SavedAsPublished(nn.Module):
+    """A model whose folders have their stacks of experts as they are published."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> Any:
+        return self.model(**inputs)
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.model.save_pretrained(folder.with_name("version_5"))
+        shutil.move(as_published(folder.with_name("version_5")), folder)
+
+
+def as_published(folder: Path) -> Path:
+    """A folder of version 5 with its stacks of experts as they are published."""
+    copy = shutil.copytree(folder, folder.with_name("published"))
+    tensors = {
+        name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor
+        for name, tensor in load_file(copy / "model.safetensors").items()
+    }
+    save_file(tensors, copy / "model.safetensors")
+    return copy
+
+
+def test_published_folders_of_experts_are_read(tmp_path: Path) -> None:
+    """With matrices the other way round than version 5 saves them, and with an earlier type of the vision section."""
+    theirs, ours = reference(experts=True), composition(experts=True)
+    redraw(theirs)
+    theirs.save_pretrained(tmp_path / "saved")
+    folder = as_published(tmp_path / "saved")
+    assert read_tensors(folder)["model.language_model.layers.0.mlp.experts.gate_up_proj"].shape == (4, 32, 48)
+    tree = json.loads((folder / "config.json").read_text())
+    tree["vision_config"]["model_type"] = "qwen3_vl_moe"
+    text = tree["text_config"]
+    text |= {"num_experts": text.pop("num_local_experts"), "norm_topk_prob": True, "rope_scaling": text.pop("rope_parameters")}
+    text |= {"rope_theta": text["rope_scaling"].pop("rope_theta")}
+    (folder / "config.json").write_text(json.dumps(tree))
+    with our_model(ours) as built:
+        import_model(folder, built.target, ours, Registry.discover())
+        experts = built.target["foundation"].decoder.layers[1].mlp.experts.local_experts
+        stacks = theirs.model.language_model.layers[1].mlp.experts
+        assert torch.equal(torch.stack([expert.linear_fc1.weight for expert in experts]), stacks.gate_up_proj)
+        assert torch.equal(torch.stack([expert.linear_fc2.weight for expert in experts]), stacks.down_proj)
+
+
+def test_a_stack_of_another_shape_is_refused(tmp_path: Path) -> None:
+    reference(experts=True).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.language_model.layers.0.mlp.experts.down_proj"
+    save_file({**tensors, name: tensors[name][:, 1:].clone()}, tmp_path / "model.safetensors")
+    ours = composition(experts=True)
+    with our_model(ours) as built, pytest.raises(WeightsError, match=rf"{name} has the shape \[4, 31, 24\], expected \[4, 24, 32\]"):
+        import_model(tmp_path, built.target, ours, Registry.discover())

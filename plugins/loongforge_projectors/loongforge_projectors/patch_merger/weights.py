@@ -1,0 +1,54 @@
+"""Qwen's patch merger on disk: a part of published vision towers, with its keys in their section of config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loongforge_core.weights.config_keys import Given, Key
+from loongforge_core.weights.rules import WEIGHT, WEIGHT_AND_BIAS, Copy, Rule
+from loongforge_core.weights.table import Table
+from loongforge_projectors.patch_merger.config import PatchMergerConfig
+
+__all__ = ["QWEN2_VL_NAMES", "QWEN3_VL_NAMES", "merger_table", "table"]
+
+QWEN2_VL_NAMES = {"ln_q": "norm", "mlp.0": "linear_fc1", "mlp.2": "linear_fc2"}
+"""Qwen2-VL's, Qwen2.5-VL's and LLaVA-OneVision 1.5's."""
+QWEN3_VL_NAMES = {"norm": "norm", "linear_fc1": "linear_fc1", "linear_fc2": "linear_fc2"}
+
+
+def table(config: PatchMergerConfig) -> Table:
+    """Qwen3-VL's names for layer norms, Qwen2.5-VL's for RMS norms."""
+    return merger_table(config, QWEN3_VL_NAMES if config.normalization == "LayerNorm" else QWEN2_VL_NAMES)
+
+
+def merger_table(config: PatchMergerConfig, names: Mapping[str, str], *, width_key: str = "out_hidden_size") -> Table:
+    """`names`: theirs -> ours, of a merger's modules; `width_key`: what they call the width of the embeddings."""
+    mergers = {"merger.": "merger."}
+    mergers |= {f"deepstack_merger_list.{level}.": f"level_mergers.{level}." for level in range(config.num_levels)}
+    return Table(
+        rules=tuple(rule.under(theirs, ours) for theirs, ours in mergers.items() for rule in rules(config, names)),
+        keys=(
+            Key("hidden_size", "input_size"),
+            Key(width_key, "hidden_size"),
+            Key("spatial_merge_size", "spatial_merge_size", 2),
+            *((NumberOf("deepstack_visual_indexes", "num_levels"),) if config.num_levels else ()),
+        ),
+    )
+
+
+def rules(config: PatchMergerConfig, names: Mapping[str, str]) -> tuple[Rule, ...]:
+    norm_parts = WEIGHT_AND_BIAS if config.normalization == "LayerNorm" else WEIGHT
+    return tuple(Copy(theirs, ours, parts=norm_parts if ours == "norm" else WEIGHT_AND_BIAS) for theirs, ours in names.items())
+
+
+@dataclass(frozen=True)
+class NumberOf(Key):
+    """Ours is how many entries their list has; the encoder says which."""
+
+    def spelled(self, given: Given) -> Mapping[str, Any]:
+        return {name: len(value) for name, value in super().spelled(given).items()}
+
+    def write(self, config: Any) -> Mapping[str, Any]:
+        return {}

@@ -1,0 +1,70 @@
+"""Every encoder with every projector and every backbone of this repository, tiny: which fit together, and what they say where not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loongforge_core.config.check import composition_from
+from loongforge_core.config.composition import Composition
+from loongforge_core.errors import ConfigError
+from loongforge_core.registry import Registry
+
+__all__ = ["TINY", "Triple", "composition_of", "installed", "modality_of", "reasons", "triples"]
+
+TINY: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((Path(__file__).parent / "tiny.yaml").read_text())
+
+PLUGINS = ("loongforge_vit", "loongforge_audio", "loongforge_projectors", "loongforge_llm")
+"""Whose components are tried; a third party's that happen to be installed are not."""
+
+
+@dataclass(frozen=True)
+class Triple:
+    encoder: str
+    projector: str
+    backbone: str
+
+    def __str__(self) -> str:
+        return f"{self.encoder}-{self.projector}-{self.backbone}"
+
+
+def triples() -> list[Triple]:
+    """All of them, whether they fit or not."""
+    return [
+        Triple(encoder, projector, backbone)
+        for encoder in TINY["encoder"]
+        for projector in TINY["projector"]
+        for backbone in TINY["backbone"]
+    ]
+
+
+def installed(kind: Any, registry: Registry) -> list[str]:
+    return sorted(published.spec.name for published in registry.components(kind) if published.spec.config.split(".")[0] in PLUGINS)
+
+
+def modality_of(encoder: str, registry: Registry) -> str:
+    return registry.component("encoder", encoder).modalities[0]
+
+
+def composition_of(triple: Triple, registry: Registry, **run: Any) -> Composition:
+    """Raises ConfigError with the reason where the three do not fit."""
+    modality = modality_of(triple.encoder, registry)
+    model = {
+        f"{modality}_encoder": {"type": triple.encoder, **TINY["encoder"][triple.encoder]},
+        f"{modality}_projector": {"type": triple.projector, **TINY["projector"][triple.projector]},
+        "foundation": {"type": triple.backbone, **TINY["backbone"][triple.backbone]},
+    }
+    return composition_from({"model": model, **run}, registry)
+
+
+def reasons(triple: Triple, registry: Registry) -> Sequence[str]:
+    """Why the three do not fit; empty where they do."""
+    try:
+        composition_of(triple, registry)
+    except ConfigError as error:
+        return [f"{issue.key}: {issue.message}" for issue in error.issues]
+    return ()
