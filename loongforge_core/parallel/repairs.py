@@ -89,15 +89,6 @@ def share_rotary_key(attention: Any) -> None:
     attention.linear_kv_down_proj.register_forward_hook(whole)
 
 
-def average_query_norm(attention: Any) -> None:
-    """Megatron sums the gradients of whatever is called `q_layernorm`, as of a norm of heads that are cut over the ranks. This one
-    is before the heads: without sequence parallelism its gradient is whole on every rank, and their mean is the gradient."""
-    if attention.config.q_lora_rank is None or attention.config.sequence_parallel:
-        return
-    for parameter in attention.q_layernorm.parameters():
-        parameter.average_gradients_across_tp_domain = True
-
-
 def mark_head_norms(attention: Any) -> None:
     """Each rank normalises its own heads with the weights that all of them share: so the gradient of these is the sum over the ranks.
 
@@ -147,13 +138,6 @@ REPAIRS: tuple[Replacement, ...] = (
         "MLASelfAttention",
         when_built(share_rotary_key),
         "under tensor parallelism each rank keeps its own heads' gradient of the rotary key that all heads share: it is never summed",
-        "tests/parallel/test_traps.py passes without it",
-    ),
-    Replacement(
-        "megatron.core.transformer.multi_latent_attention",
-        "MLASelfAttention",
-        when_built(average_query_norm),
-        "with `qk_layernorm` but no sequence parallelism the gradient of its `q_layernorm`, whole on every rank, is summed over them",
         "tests/parallel/test_traps.py passes without it",
     ),
     Replacement(
