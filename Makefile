@@ -2,6 +2,7 @@
 # make test     everything that is tested, with both Megatron versions
 # make check    what every commit passes: format, lint, types, import contracts, tests
 # make test-layouts   every layout of three kinds of models, with both Megatron versions: a day; SHARD=2/100 does a hundredth of it
+# make test-matrix    every combination of components, trained a step, saved and loaded, with the newer Megatron: minutes
 # make bench    speed, as ratios within one run
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ NEWER_FOLDER := .megatron-$(NEWER)
 # conftest.py refuses to test another Megatron-Core than the one expected.
 WITH_OLDER := EXPECT_MEGATRON=$(shell sed -n 's/^megatron-core==//p' constraints.txt)
 WITH_NEWER := EXPECT_MEGATRON=$(NEWER) PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
-MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/layouts \
+MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/layouts tests/matrix \
 	tests/cli/test_run.py tests/cli/test_several_processes.py plugins examples
 
 # Two at a time: most tests are one thread.
@@ -26,7 +27,7 @@ IN_PARALLEL := -n 2 --dist loadfile
 # Which part of all layouts `make test-layouts` tries: the Kth of N.
 SHARD ?= 1/1
 
-.PHONY: demo test test-layouts check format lint types contracts bench install clean
+.PHONY: demo test test-layouts test-matrix check format lint types contracts bench install clean
 
 demo: install
 	$(BIN)/loongforge train digits
@@ -57,6 +58,9 @@ test: $(VENV)/test-tools $(NEWER_FOLDER)/installed
 test-layouts: $(VENV)/test-tools $(NEWER_FOLDER)/installed
 	$(WITH_OLDER) $(BIN)/python -m pytest -q tests/layouts --all-layouts=$(SHARD)
 	$(WITH_NEWER) $(BIN)/python -m pytest -q tests/layouts --all-layouts=$(SHARD)
+
+test-matrix: $(VENV)/test-tools $(NEWER_FOLDER)/installed
+	$(WITH_NEWER) $(BIN)/python -m pytest -q -n 2 tests/matrix --whole-matrix
 
 check: lint types contracts test
 

@@ -100,9 +100,11 @@ def _split(model: Any, registry: Registry, findings: Findings) -> tuple[dict[str
 
 def _original_forms(model_type: Any, registry: Registry) -> Collection[str]:
     """Keys of the original design that the recipe knows; what is wrong with it is noted where it is made."""
+    if not isinstance(model_type, str):
+        return ()
     try:
         forms: Collection[str] = registry.load(registry.component("recipe", model_type), "config").original_forms
-    except (PluginError, TypeError):
+    except PluginError:
         return ()
     return forms
 

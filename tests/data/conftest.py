@@ -116,11 +116,12 @@ def make_maker(make_tokenizer: Callable[..., Path]) -> Callable[..., SampleMaker
         *,
         modalities: Sequence[str] = ("series",),
         axes: int = 1,
+        recipe: RecipeConfig | None = None,
         vocab_size: int = VOCAB_SIZE,
         seq_length: int = 200,
         **tokenizer: Any,
     ) -> SampleMaker:
-        recipe = MarkupRecipe(axes=axes)
+        recipe = recipe or MarkupRecipe(axes=axes)
         processors = {modality: SeriesProcessor(SeriesConfig()) for modality in modalities}
         composition = make_composition(modalities, recipe, vocab_size=vocab_size, seq_length=seq_length)
         markups = {modality: recipe.markup(modality) for modality in modalities}

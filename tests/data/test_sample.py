@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from loongforge_core.component import Augmentation, ItemSpan, ProcessedItem
+from loongforge_core.component import Augmentation, ItemMarkup, ItemRun, ItemSpan, ProcessedItem, RecipeConfig, Shape
+from loongforge_core.data.collate import collate
 from loongforge_core.data.conversations import Conversation, ItemReference, Message
 from loongforge_core.data.sample import Sample, SampleMaker
-from loongforge_core.errors import DataError
+from loongforge_core.errors import DataError, PluginError
 from loongforge_core.model.batch import PLACEHOLDER_ID
 
 MakeMaker = Callable[..., SampleMaker]
@@ -82,6 +84,37 @@ def test_a_repeated_text_with_other_items_has_their_lengths(make_maker: MakeMake
     assert [span.grid for span in first.spans] == [(2,), (1,)]
     assert [span.grid for span in second.spans] == [(3,), (1,)]
     assert len(second) == len(first) + 1
+
+
+class TimedRecipe(RecipeConfig):
+    """Every token of an item is a run by itself, with its number in front."""
+
+    lost: int = 0
+    """Tokens that it forgets to write."""
+
+    def markup(self, modality: str) -> ItemMarkup:
+        return ItemMarkup("<|pad|>", before="[", after="]")
+
+    def runs(self, modality: str, grid: Shape, details: Mapping[str, Any]) -> Sequence[ItemRun]:
+        return [ItemRun((1,), before=f"{token}s(", after=")") for token in range(grid[0] - self.lost)]
+
+
+def test_an_item_may_be_several_runs_with_text_between_them(make_maker: MakeMaker, conversation: Conversation) -> None:
+    maker = make_maker(recipe=TimedRecipe())
+    sample = maker.sample(conversation)
+    text = "".join(tokens(sample, maker))
+    assert text.startswith("<|im_start|>user\n[0s(*)1s(*)]or[0s(*)]<|im_end|>\n")
+    assert [(span.grid, span.continues) for span in sample.spans] == [((1,), False), ((1,), True), ((1,), False)]
+    assert [sample.token_ids[span.start] for span in sample.spans] == [PLACEHOLDER_ID] * 3
+    assert len(sample.items["series"]) == 2
+    assert tokens(sample, maker, where=sample.loss_mask == 1) == ["A", "<|im_end|>", "B", "C", "<|im_end|>"]
+    placed = collate([sample, maker.sample(conversation)]).placements["series"]
+    assert placed.position_N.tolist() == [span.start for span in sample.spans] * 2
+
+
+def test_a_recipe_that_loses_tokens_is_an_error(make_maker: MakeMaker, conversation: Conversation) -> None:
+    with pytest.raises(PluginError, match=r"recipe 'marked' writes a series whose tokens lie \(2,\) as 1 tokens"):
+        make_maker(recipe=TimedRecipe(lost=1)).sample(conversation)
 
 
 def test_too_long(make_maker: MakeMaker, conversation: Conversation) -> None:

@@ -1,4 +1,4 @@
-"""What vision encoders share: orders of patches, positions, and that nothing asks a device how long something is."""
+"""What vision encoders share: orders of patches, positions, and what layers are told of them."""
 
 from __future__ import annotations
 

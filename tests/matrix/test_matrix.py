@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import runpy
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,12 @@ def test_every_component_fits_with_some_others() -> None:
     assert {triple.encoder for triple in fitting} == set(TINY["encoder"])
     assert {triple.projector for triple in fitting} == set(TINY["projector"])
     assert {triple.backbone for triple in fitting} == set(TINY["backbone"])
+
+
+def test_the_page_of_components_is_up_to_date() -> None:
+    """`python docs/write_components.py` writes it."""
+    docs = Path(__file__).parents[2] / "docs"
+    assert runpy.run_path(str(docs / "write_components.py"))["page"](registry) == (docs / "components.md").read_text()
 
 
 def test_a_combination_trains_saves_and_loads(triple: Triple, tmp_path: Path) -> None:

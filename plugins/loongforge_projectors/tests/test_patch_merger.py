@@ -155,3 +155,23 @@ def test_it_follows_an_encoder_of_square_images(image_size: int, fits: bool) -> 
     else:
         with pytest.raises(LoongForgeError, match="features that lie 5 x 5 cannot be merged in blocks of 2 x 2"):
             composition_from({"model": slots}, Registry.discover())
+
+
+ORIGINAL = {"activation_func": "gelu", "normalization": "LayerNorm", "model_type": "qwen3_vl_adapter", "gated_linear_unit": False}
+
+
+def test_the_original_designs_keys() -> None:
+    """As its compositions of Qwen3-VL write them; other values than those that are built are refused."""
+    encoder = {"type": "siglip", "image_size": 16, "patch_size": 4, "hidden_size": 16, "num_attention_heads": 4}
+    foundation = {"type": "qwen2", "num_layers": 1, "hidden_size": 16, "ffn_hidden_size": 16, "num_attention_heads": 2, "vocab_size": 11}
+
+    def composed(**written: Any) -> PatchMergerConfig:
+        projector = {"type": "patch_merger", **ORIGINAL, **written}
+        slots = {"image_encoder": encoder, "image_projector": projector, "foundation": foundation}
+        config = composition_from({"model": slots}, Registry.discover()).slots["image_projector"].config
+        assert isinstance(config, PatchMergerConfig)
+        return config
+
+    assert composed() == PatchMergerConfig(input_size=16, hidden_size=16, normalization="LayerNorm")
+    with pytest.raises(LoongForgeError, match="gated_linear_unit: got True, expected False"):
+        composed(gated_linear_unit=True)

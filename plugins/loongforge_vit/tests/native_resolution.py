@@ -117,6 +117,14 @@ def check_counts(config: NativeResolutionConfig) -> None:
             encode({"image_encoder": model}, items(config, sizes[first : first + 50]))
 
 
+def check_nothing_is_asked(config: NativeResolutionConfig) -> None:
+    """On the meta device, whose tensors have no values, all is known that is needed: a device is never waited for."""
+    meta = torch.device("meta")
+    pixels = items(config).inputs["pixel_values"].to(meta)
+    with ours(config, device=meta) as built:
+        encode({"image_encoder": built.model}, Items({"pixel_values": pixels}, SIZES))
+
+
 def check_independence(config: NativeResolutionConfig) -> None:
     """An item's features and levels do not depend on those that are packed with it."""
     together = items(config)

@@ -16,6 +16,7 @@ from native_resolution import (
     check_cost,
     check_counts,
     check_independence,
+    check_nothing_is_asked,
     check_published_pair,
     check_recomputation,
     composition,
@@ -30,10 +31,12 @@ from torch import Tensor
 
 from loongforge_core.component import Shape
 from loongforge_core.layers.interfaces import Items
+from loongforge_core.registry.registry import Registry
 from loongforge_core.testing.layouts import Layout, check_layouts
 from loongforge_core.testing.parity import check_parity
 from loongforge_core.testing.reference import ours
 from loongforge_core.testing.roundtrip import check_through
+from loongforge_core.testing.sizes import published_config
 from loongforge_core.weights.import_hf import import_hf
 
 OURS: dict[str, Any] = {
@@ -128,6 +131,10 @@ def test_cost_grows_with_the_frame() -> None:
     check_cost(configs()[0])
 
 
+def test_no_device_is_asked_how_long_something_is() -> None:
+    check_nothing_is_asked(configs()[0])
+
+
 def test_items_are_independent() -> None:
     check_independence(configs()[0])
 
@@ -157,6 +164,11 @@ def test_published_size(name: str) -> None:
         parameters=published["parameters"],
         out_hidden_size=published["kwargs"]["out_hidden_size"],
     )
+
+
+def test_the_original_designs_name() -> None:
+    original, published = (published_config(f"image_encoder/{name}", Registry.discover(), {}) for name in ("qwen3_vit", "qwen3_vl_vit_8b"))
+    assert original == published
 
 
 LAYOUTS = (

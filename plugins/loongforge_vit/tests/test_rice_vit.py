@@ -17,6 +17,7 @@ from native_resolution import (
     check_cost,
     check_counts,
     check_independence,
+    check_nothing_is_asked,
     check_recomputation,
     composition,
     encode,
@@ -164,6 +165,10 @@ def test_cost_grows_with_the_frame() -> None:
     check_cost(configs()[0])
 
 
+def test_no_device_is_asked_how_long_something_is() -> None:
+    check_nothing_is_asked(configs()[0])
+
+
 def test_items_are_independent() -> None:
     check_independence(configs()[0])
 
@@ -184,6 +189,12 @@ def test_published_size() -> None:
     last_norm = sum(number for name, number in theirs.items() if "post_layernorm" in name)
     with ours(config, device=torch.device("meta")) as built:
         assert sum(parameter.numel() for parameter in built.model.parameters()) == 302_916_640 - last_norm
+
+
+def test_the_larger_one_is_published_too() -> None:
+    config = published_config("image_encoder/llava_vit_2b", Registry.discover(), {})
+    assert isinstance(config, RiceVitConfig)
+    assert (config.num_layers, config.head_size) == (48, 104)
 
 
 LAYOUTS = (

@@ -70,8 +70,7 @@ class NativeResolutionProcessor(Processor[ConfigT]):
         return patches(frames_FCHW, self.config)
 
     def target(self, frames: int, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the frames that the model sees. Raises ValueError for an item that is too elongated."""
-        del frames
+        """Height and width at which the model sees so many frames, by default those of an image. Raises ValueError if too elongated."""
         return fit_pixels(height, width, self.config.block_size, fewest=self.config.min_pixels, most=self.config.max_pixels)
 
     def published(self) -> Mapping[str, Any]:
