@@ -70,6 +70,7 @@ def loongforge_components() -> list[ComponentSpec]:
             model="loongforge_llm.qwen3_moe.model:Qwen3MoeModel",
             weights="loongforge_llm.qwen3_moe.weights:table",
             reference="transformers.Qwen3MoeForCausalLM",
+            left_out="dropout, biases (attention_bias), windows (use_sliding_window), key-value cache",
             paper="arXiv:2505.09388",
         ),
         ComponentSpec(
@@ -80,6 +81,7 @@ def loongforge_components() -> list[ComponentSpec]:
             model="loongforge_llm.deepseek_v2.model:DeepseekV2Model",
             weights="loongforge_llm.deepseek_v2.weights:table",
             reference="transformers.DeepseekV2ForCausalLM",
+            left_out="dropout, biases (attention_bias, mlp_bias), cache of latent states",
             paper="arXiv:2405.04434",
         ),
         ComponentSpec(
@@ -90,6 +92,7 @@ def loongforge_components() -> list[ComponentSpec]:
             model="loongforge_llm.deepseek_v3.model:DeepseekV3Model",
             weights="loongforge_llm.deepseek_v3.weights:table",
             reference="transformers.DeepseekV3ForCausalLM",
+            left_out="multi-token prediction, whose layers are carried, untrained; folders in FP8, dropout, biases, cache of latent states",
             paper="arXiv:2412.19437",
         ),
     ]

@@ -89,30 +89,33 @@ def micro_batch(seed: int, lengths: tuple[int, ...]) -> Batch:
 LENGTHS = ((5,), (9, 3), (12,), (7, 13))
 STEPS = [[micro_batch(10 * step + index, lengths) for index, lengths in enumerate(LENGTHS)] for step in range(3)]
 
-LAYOUTS = (
-    Layout(tensor=2, sequence_parallel=True),
-    Layout(pipeline=2, first_stage=1, recompute="selective"),
-    Layout(data=2, optimizer="overlapped"),
-    Layout(tensor=2, pipeline=2, sequence_parallel=True, recompute="full", first_stage=2),
-)
-EXPERT_LAYOUTS = (
-    Layout(data=2, expert=2),
-    Layout(data=4, expert=2, optimizer="overlapped"),
-    Layout(tensor=2, sequence_parallel=True, expert=2, expert_tensor=1),
-    Layout(data=2, tensor=2, sequence_parallel=True, expert=2, expert_tensor=1, optimizer="distributed"),
-    Layout(data=2, tensor=2, sequence_parallel=True, expert=2, recompute="full"),
-    Layout(data=2, pipeline=2, expert=2, first_stage=1, overlap_grad_reduce=True),
-)
+SEQUENCE = Layout(tensor=2, sequence_parallel=True)
+STAGES = Layout(pipeline=2, first_stage=1, recompute="selective")
+DATA = Layout(data=2, optimizer="overlapped")
+ALL = Layout(tensor=2, pipeline=2, sequence_parallel=True, recompute="full", first_stage=2)
+
+EXPERTS = Layout(data=2, expert=2)
+EXPERTS_ON_TENSOR_RANKS = Layout(tensor=2, sequence_parallel=True, expert=2, expert_tensor=1)
+TWO_COPIES = Layout(data=2, tensor=2, sequence_parallel=True, expert=2, expert_tensor=1, optimizer="distributed")
+SPLIT_EXPERTS = Layout(data=2, tensor=2, sequence_parallel=True, expert=2, recompute="full")
+EXPERTS_OF_STAGES = Layout(data=2, pipeline=2, expert=2, first_stage=1, optimizer="overlapped")
 
 
-@pytest.mark.parametrize("foundation", [QWEN3_MOE, DEEPSEEK_V2, DEEPSEEK_V3], ids=lambda foundation: foundation["type"])
-def test_every_layout_equals_one_process(foundation: Mapping[str, Any]) -> None:
-    check_layouts(language_model(foundation), LAYOUTS, STEPS)
+def test_qwen3_moe_is_the_same_in_every_layout() -> None:
+    check_layouts(language_model(QWEN3_MOE), [SEQUENCE, STAGES, DATA, ALL], STEPS)
 
 
-@pytest.mark.parametrize("foundation", [QWEN3_MOE, DEEPSEEK_V3], ids=lambda foundation: foundation["type"])
-def test_ranks_share_experts(foundation: Mapping[str, Any]) -> None:
-    check_layouts(language_model(foundation), EXPERT_LAYOUTS, STEPS)
+@pytest.mark.parametrize("foundation", [DEEPSEEK_V2, DEEPSEEK_V3], ids=lambda foundation: foundation["type"])
+def test_deepseek_is_the_same_in_every_layout(foundation: Mapping[str, Any]) -> None:
+    check_layouts(language_model(foundation), [SEQUENCE, STAGES], STEPS)
+
+
+def test_ranks_share_experts() -> None:
+    check_layouts(language_model(QWEN3_MOE), [EXPERTS, EXPERTS_ON_TENSOR_RANKS, TWO_COPIES, SPLIT_EXPERTS, EXPERTS_OF_STAGES], STEPS)
+
+
+def test_ranks_share_experts_and_the_bias_that_balances_them() -> None:
+    check_layouts(language_model(DEEPSEEK_V3), [EXPERTS, TWO_COPIES], STEPS)
 
 
 @pytest.mark.parametrize(
