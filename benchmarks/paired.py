@@ -1,4 +1,4 @@
-"""Times two ways of doing one thing in turn, so that a machine that slows down slows both."""
+"""Times two ways of doing one thing in turn, so that a machine that slows down slows both; and shows where the time of one goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Pairs", "time_in_turn"]
+import torch
+
+__all__ = ["Pairs", "profile", "time_in_turn"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,10 @@ def time_in_turn(
             work()
             seconds[which].append(clock() - start)
     return Pairs(tuple(seconds[0]), tuple(seconds[1]))
+
+
+def profile(name: str, work: Callable[[], object]) -> None:
+    """Prints the kernels that one run spends most time in."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        work()
+    print(name, profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60), sep="\n")

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, SiglipVisionConfig
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel, Qwen2Config, SiglipVisionConfig
 
-from benchmarks.paired import time_in_turn
+from benchmarks.paired import profile, time_in_turn
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
 from loongforge_core.layers.interfaces import Items
@@ -138,9 +137,9 @@ class Question:
         }
 
 
-def step_of_reference(model: LlavaForConditionalGeneration, question: Question) -> Callable[[], float]:
+def step_of_reference(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Callable[[], float]:
+    """What takes a step on `batch`, the model's arguments, and returns the loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01)
-    batch = question.theirs()
 
     def step() -> float:
         optimizer.zero_grad()
@@ -161,7 +160,7 @@ def compare(size: Size, registry: Registry, *, runs: int, profiled: bool) -> Non
         model.save_pretrained(folder)
         import_model(Path(folder), ours.components(), plan, registry)
     trainer, batch = build_trainer(plan, [ours]), question.ours()
-    reference_step = step_of_reference(model, question)
+    reference_step = step_of_reference(model, question.theirs())
     losses = trainer.step([batch]).loss, reference_step()
     assert abs(losses[0] - losses[1]) < 1e-4, f"not the same model: losses {losses}"  # type: ignore[operator]
     pairs = time_in_turn(lambda: trainer.step([batch]), reference_step, runs=runs)
@@ -169,12 +168,6 @@ def compare(size: Size, registry: Registry, *, runs: int, profiled: bool) -> Non
     if profiled:
         profile("ours", lambda: trainer.step([batch]))
         profile("transformers", reference_step)
-
-
-def profile(name: str, work: Callable[[], Any]) -> None:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        work()
-    print(name, profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60), sep="\n")
 
 
 def main(*, runs: int = 25, threads: int = 1, profiled: bool = False) -> None:

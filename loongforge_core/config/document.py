@@ -93,7 +93,9 @@ def _read_text(path: Path) -> str:
 
 def _yaml_issue(error: yaml.YAMLError, path: Path, text: str) -> Issue:
     if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
+        marks = [mark for mark in (error.problem_mark, error.context_mark) if mark]
+        # What is missing is noticed at the file's end, behind its last line: then where it began helps more.
+        mark = next((mark for mark in marks if mark.line < len(text.splitlines())), None) or next(iter(marks), None)
         what = ", ".join(part for part in (error.problem, error.context) if part)
         return Issue(f"not YAML: {what}", where=f"{path}:{mark.line + 1}" if mark else str(path))
     if isinstance(error, yaml.reader.ReaderError):

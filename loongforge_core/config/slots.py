@@ -131,8 +131,7 @@ def missing_backend(backend: str) -> str:
 
 def _installed(kind: Kind, registry: Registry) -> str:
     names = sorted({published.spec.name for published in registry.components(kind)})
-    article = "an" if kind == "encoder" else "a"
-    return f"{article} installed {kind}: {', '.join(names) or 'none is installed'}"
+    return f"an installed {kind}: {', '.join(names) or 'none is installed'}"
 
 
 def _projector_config(draft: _Draft, sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> ComponentConfig | None:

@@ -69,6 +69,10 @@ class ScaledDotProductAttention(nn.Module):
         return torch.cat([self.attend(*piece, causal=causal) for piece in pieces], dim=1).transpose(0, 1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+        if value.shape[-1] < query.shape[-1]:
+            # Fused kernels want values as wide as queries: with narrower ones torch would keep all scores in memory.
+            wide = F.pad(value, (0, query.shape[-1] - value.shape[-1]))
+            return self.attend(query, key, wide, causal=causal)[..., : value.shape[-1]]
         grouped, length = query.shape[-3] != key.shape[-3], query.shape[-2]
         if self.window is None or is_wider(self.window, length, causal=causal):
             return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=self.scale, enable_gqa=grouped)

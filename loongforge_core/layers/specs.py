@@ -1,17 +1,17 @@
 """Which modules a transformer layer is made of: the seam between the backends.
 
-`torch` is Megatron's own layers around this package's attention and norms, and runs anywhere. `transformer_engine` puts the parts of
-Megatron's own provider for it in the same places; no machine here has it, so that only the choice of parts is tested.
+`torch` is Megatron's own layers around this package's attention, norms and linear layers, and runs anywhere. `transformer_engine` puts the
+parts of Megatron's own provider for it in the same places; no machine here has it, so that only the choice of parts is tested.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerLayer, TransformerLayerSubmodules
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -28,6 +28,7 @@ from loongforge_core.layers.experts import NumberedExperts, SequenceRouter
 from loongforge_core.layers.gated import GatedSilu
 from loongforge_core.layers.interfaces import Backend
 from loongforge_core.layers.latent_attention import LatentSelfAttention
+from loongforge_core.layers.linear import ColumnLinear, RowLinear
 from loongforge_core.layers.norms import norm_class
 
 __all__ = ["LevelLayer", "block_spec", "decoder_layer_specs", "layer_spec"]
@@ -108,14 +109,16 @@ def attention_spec(config: Any, parts: Any, mask: AttnMaskType) -> ModuleSpec:
 def latent_attention_spec(config: Any, parts: Any, mask: AttnMaskType) -> ModuleSpec:
     """Queries have a latent state where `config.q_lora_rank` says how wide it is."""
     norm, column = parts.layer_norm(rms_norm=config.normalization == "RMSNorm"), parts.column_parallel_linear()
+    # Megatron chooses the arguments of the two down projections by their very class.
+    down = ColumnParallelLinear if column is ColumnLinear else column
     return ModuleSpec(
         module=LatentSelfAttention,
         params={"attn_mask_type": mask},
         submodules=MLASelfAttentionSubmodules(
             linear_q_proj=column,
-            linear_q_down_proj=column,
+            linear_q_down_proj=down,
             linear_q_up_proj=column,
-            linear_kv_down_proj=column,
+            linear_kv_down_proj=down,
             linear_kv_up_proj=column,
             core_attention=parts.core_attention(),
             linear_proj=parts.row_parallel_linear(),
@@ -153,10 +156,10 @@ class TorchParts:
         return norm_class("RMSNorm" if rms_norm else "LayerNorm")
 
     def column_parallel_linear(self) -> type:
-        return cast(type, ColumnParallelLinear)
+        return ColumnLinear
 
     def row_parallel_linear(self) -> type:
-        return cast(type, RowParallelLinear)
+        return RowLinear
 
     def core_attention(self) -> type:
         return ScaledDotProductAttention

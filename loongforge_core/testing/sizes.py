@@ -16,12 +16,15 @@ import torch
 import yaml
 
 from loongforge_core.component import ComponentConfig
+from loongforge_core.config.check import load_composition
+from loongforge_core.layers.interfaces import Component
 from loongforge_core.registry.registry import Registry
-from loongforge_core.testing.reference import ours
+from loongforge_core.testing.reference import Ours, our_model, ours
 from loongforge_core.weights.config_keys import config_fields, config_problems, write_config
 from loongforge_core.weights.holding import holdings
+from loongforge_core.weights.import_hf import check_config
 
-__all__ = ["check_published_size", "names_on_disk", "published_config"]
+__all__ = ["check_published_model", "check_published_size", "names_on_disk", "published_config"]
 
 
 def check_published_size(
@@ -32,16 +35,8 @@ def check_published_size(
     config = published_config(name, registry, inferred)
     with torch.device("meta"):
         reference = model_class(model_config)
-    theirs = names_on_disk(reference)
     with ours(config, registry=registry, device=torch.device("meta")) as built:
-        shapes = built.table.shapes_on_disk({name: holding.shape for name, holding in holdings({"": built.model}).items()})
-        canonical = {built.table.canonical(name) or name: shape for name, shape in theirs.items()}
-        wrong = {name: (shapes.get(name), canonical.get(name)) for name in shapes.keys() | canonical.keys()}
-        wrong = {name: both for name, both in wrong.items() if both[0] != both[1]}
-        assert not wrong, f"{name}: {len(wrong)} tensors differ (ours, theirs), such as {dict(list(wrong.items())[:4])}"
-        count = sum(parameter.numel() for parameter in built.model.parameters())
-        assert count == sum(parameter.numel() for parameter in reference.parameters())
-        assert parameters in (None, count), f"{name} has {count:,} parameters, published are {parameters:,}"
+        check_tensors(name, built, reference, parameters)
         tree = {key: value for key, value in reference.config.to_dict().items() if key != "model_type"}
         problems = config_problems(built.table.keys, tree, config)
         assert not problems, f"{name}: {problems}"
@@ -49,13 +44,47 @@ def check_published_size(
         assert write_config(built.table.keys, read) == write_config(built.table.keys, config), f"{name}: config.json reads as {read}"
 
 
+def check_published_model(
+    name: str,
+    model_class: Any,
+    model_config: Any,
+    *,
+    parameters: int | None = None,
+    disk_tensors: int | None = None,
+    registry: Registry | None = None,
+) -> None:
+    """The same of a whole composition that a plugin publishes, in the format that an export of it has: so many tensors in all."""
+    registry = registry or Registry.discover()
+    composition = load_composition(name, registry=registry)
+    with torch.device("meta"):
+        reference = model_class(model_config)
+    with our_model(composition, registry=registry, device=torch.device("meta")) as built:
+        check_tensors(name, built, reference, parameters, disk_tensors)
+        problems = check_config(built.table, reference.config.to_dict(), built.config)
+        assert not problems, f"{name}: {problems}"
+
+
+def check_tensors(name: str, built: Ours, reference: Any, parameters: int | None, disk_tensors: int | None = None) -> None:
+    """Names on disk and shapes, so many parameters and so many tensors."""
+    target = {"": built.target} if isinstance(built.target, Component) else {f"{slot}.": part for slot, part in built.target.items()}
+    shapes = built.table.shapes_on_disk({name: holding.shape for name, holding in holdings(target).items()})
+    canonical = {built.table.canonical(name) or name: shape for name, shape in names_on_disk(reference).items()}
+    rules = {name: entry.rule for entry in built.table.entries for name in entry.theirs}
+    both = {name: (shapes.get(name), canonical.get(name)) for name in shapes.keys() | canonical.keys()}
+    wrong = {name: (our, their) for name, (our, their) in both.items() if our is None or their is None or not rules[name].reads(their, our)}
+    assert not wrong, f"{name}: {len(wrong)} tensors differ (ours, theirs), such as {dict(list(wrong.items())[:4])}"
+    assert disk_tensors in (None, len(shapes)), f"{name} has {len(shapes):,} tensors on disk, published are {disk_tensors:,}"
+    count = sum(parameter.numel() for parameter in built.model.parameters())
+    assert count == sum(parameter.numel() for parameter in reference.parameters())
+    assert parameters in (None, count), f"{name} has {count:,} parameters, published are {parameters:,}"
+
+
 def published_config(name: str, registry: Registry, inferred: Mapping[str, int]) -> ComponentConfig:
     """The config that a plugin's `GROUP/NAME.yaml` describes."""
     files = [file for folder in registry.config_folders if (file := folder.path / f"{name}.yaml").is_file()]
     assert len(files) == 1, f"{name}.yaml is published {len(files)} times"
     tree = yaml.safe_load(files[0].read_text(encoding="utf-8"))
-    kinds = [published.spec for published in registry.components() if published.spec.name == tree["type"]]
-    (spec,) = kinds
+    (spec,) = (each.spec for each in registry.components() if each.spec.name == tree["type"] and each.spec.kind != "recipe")
     fields = {key: value for key, value in tree.items() if key != "type"}
     config: ComponentConfig = registry.load(spec, "config")(**fields, **inferred)
     return config

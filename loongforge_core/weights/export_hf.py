@@ -161,7 +161,10 @@ def write_companions(folder: Path, table: Table, composition: Composition, regis
         slot = composition.slots[table.processor.slot]
         token = {key: recipe.markup(slot.name.removesuffix("_encoder")).placeholder for key in [table.processor.token_key] if key}
         write_json(folder / "processor_config.json", {**table.processor.config, **token})
-        write_json(folder / "preprocessor_config.json", registry.load(slot.spec, "processor")(slot.config).published())
+        processor = registry.load(slot.spec, "processor")
+        write_json(folder / "preprocessor_config.json", processor(slot.config).published())
+        for modality, file in table.processor.more.items():
+            write_json(folder / file, processor(slot.config, modality).published())
 
 
 def manifest(folder: Path, composition: Composition, registry: Registry, *, published: bool) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class ProcessorFiles:
     """The encoder whose processor writes preprocessor_config.json."""
     token_key: str = ""
     """Its key for that token; empty: it has none, and the tokenizer says which."""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Files for other modalities that go through that encoder: modality -> file."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,18 @@ def test_grouped_queries_equal_attention_written_out(mask: AttnMaskType) -> None
 
 
 @pytest.mark.parametrize("mask", [AttnMaskType.causal, AttnMaskType.no_mask])
+def test_values_narrower_than_queries_equal_attention_written_out(mask: AttnMaskType) -> None:
+    """Nor are scores of all pairs of tokens kept for the gradient."""
+    query, key, value = torch.randn(70, 3, 4, 12), torch.randn(70, 3, 4, 12), torch.randn(70, 3, 4, 8)
+    expected = by_hand(query, key, value, causal=mask is AttnMaskType.causal)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        found = attention()(query.requires_grad_(), key, value, None, mask)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert kept and max(kept) < 70 * 70 * 3 * 4
+
+
+@pytest.mark.parametrize("mask", [AttnMaskType.causal, AttnMaskType.no_mask])
 def test_packed_samples_do_not_see_each_other(mask: AttnMaskType) -> None:
     lengths = [5, 1, 4]
     query, key, value = torch.randn(10, 4, 8), torch.randn(10, 2, 8), torch.randn(10, 2, 8)

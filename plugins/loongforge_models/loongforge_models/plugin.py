@@ -49,6 +49,14 @@ def loongforge_components() -> list[ComponentSpec]:
         ),
         ComponentSpec(
             kind="recipe",
+            name="llava_ov_1_5",
+            summary="LLaVA-OneVision 1.5: images of any size written as Qwen2.5-VL writes them, plain positions",
+            modalities=("image", "video"),
+            config="loongforge_models.llava_ov_1_5.config:LlavaOv15RecipeConfig",
+            paper="arXiv:2509.23661",
+        ),
+        ComponentSpec(
+            kind="recipe",
             name="qwen2_audio",
             summary="Qwen2-Audio: sounds of up to thirty seconds, a linear projector, Qwen2",
             modalities=("audio",),

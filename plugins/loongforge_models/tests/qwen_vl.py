@@ -31,7 +31,7 @@ TEMPLATE = (
 TOKEN_IDS = {f"{name}_token_id": token_id(f"<|{name}_pad|>", TOKENS) for name in ("image", "video")}
 TOKEN_IDS |= {f"{name}_token_id": token_id(f"<|{name}|>", TOKENS) for name in ("vision_start", "vision_end")}
 
-PIXELS = {"min_pixels": 64, "max_pixels": 1024, "video_min_pixels": 64, "video_max_pixels": 1024}
+PIXELS = {"min_pixels": 64, "max_pixels": 1024, "video_min_pixels": 65, "video_max_pixels": 1025}
 FILMS = {"film": VideoMetadata(total_num_frames=5, fps=2.0, frames_indices=[0, 1, 2, 3, 4])}
 FILMS |= {"clip.json": VideoMetadata(total_num_frames=2, fps=3.0, frames_indices=[0, 1])}
 
@@ -97,8 +97,11 @@ def published(processor_class: type[Any], tokenizer: Path, talks: Sequence[Talk]
     )
 
 
-def check_processor_files(export: Path, ours: Composition, processor_class: str) -> None:
-    """What can be loaded without torchvision: the tokenizer with its template, the image processor, the name of the whole."""
+def check_processor_files(export: Path, ours: Composition, processor_class: str, video_processor_class: str) -> None:
+    """The tokenizer with its template, the image processor, the name of the whole.
+
+    The video processor's file is only read as text here: transformers cannot load it without torchvision.
+    """
     encoder = ours.encoder("image")
     loaded = transformers.AutoImageProcessor.from_pretrained(export)
     assert isinstance(loaded, Qwen2VLImageProcessorPil)
@@ -107,5 +110,8 @@ def check_processor_files(export: Path, ours: Composition, processor_class: str)
     assert (list(loaded.image_mean), list(loaded.image_std)) == (encoder.image_mean, encoder.image_std)
     assert transformers.AutoTokenizer.from_pretrained(export).chat_template == TEMPLATE
     assert json.loads((export / "processor_config.json").read_text()) == {"processor_class": processor_class}
+    video = json.loads((export / "video_preprocessor_config.json").read_text())
+    assert (video["video_processor_type"], video["patch_size"], video["merge_size"]) == (video_processor_class, encoder.patch_size, 2)
+    assert video["size"] == {"shortest_edge": PIXELS["video_min_pixels"], "longest_edge": PIXELS["video_max_pixels"]}
     config: Mapping[str, Any] = json.loads((export / "config.json").read_text())
     assert {name: config[name] for name in TOKEN_IDS} == TOKEN_IDS

@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import VOCAB_SIZE, check_pixels, check_whole_parity, check_whole_round_trip, compose
+from families import VOCAB_SIZE, batches_of, check_pixels, check_whole_parity, check_whole_round_trip, compose, samples_of
 from qwen_vl import PIXELS, TOKEN_IDS, check_processor_files, published, talks_in, tokenizer_in
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loongforge_core.config.composition import Composition
+from loongforge_core.data.conversations import parse_conversation
+from loongforge_core.data.training_data import load_sample_maker
 from loongforge_core.errors import WeightsError
+from loongforge_core.generate.greedy import GreedyDecoder
 from loongforge_core.registry.registry import Registry
+from loongforge_core.testing.layouts import Layout, check_layouts
 from loongforge_core.testing.reference import our_model, read_tensors, redraw
 from loongforge_core.weights.load import import_model
 
@@ -31,6 +35,7 @@ ENCODER: dict[str, Any] = {
     "patch_size": 4,
     "num_position_embeddings": 16,
     "deepstack_visual_indexes": [0, 1],
+    "init_method_std": 0.1,
     **PIXELS,
 }
 FOUNDATION: dict[str, Any] = {
@@ -45,6 +50,7 @@ FOUNDATION: dict[str, Any] = {
     "rotary_base": 5e6,
     "mrope_section": [4, 2, 2],
     "mrope_interleaved": True,
+    "init_method_std": 0.1,  # with the usual 0.02, gradients of so narrow a model are so small that Adam's steps magnify their rounding
 }
 EXPERTS: dict[str, Any] = {"num_moe_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 24, "moe_router_load_balancing_type": "none"}
 
@@ -61,7 +67,7 @@ CASES: list[dict[str, Any]] = [{}, {"tied": True}, {"experts": True}]
 def composition(tokenizer: Path | None = None, *, tied: bool = False, experts: bool = False) -> Composition:
     own = {"type": "qwen3_moe", **EXPERTS} if experts else {"type": "qwen3"}
     foundation = {**own, **FOUNDATION, "untie_embeddings_and_output_weights": not tied}
-    projector = {"type": "patch_merger", "normalization": "LayerNorm", "num_levels": 2}
+    projector = {"type": "patch_merger", "normalization": "LayerNorm", "init_method_std": 0.1}
     model = {"model_type": "qwen3_vl", "image_encoder": ENCODER, "image_projector": projector, "foundation": foundation}
     return compose(model, tokenizer)
 
@@ -86,11 +92,62 @@ def test_parity_through_the_published_processor(case: dict[str, Any], tmp_path: 
     check_whole_parity(ours, SavedAsPublished(theirs) if case.get("experts") else theirs, given, tmp_path)
 
 
+def test_an_answer_goes_on_behind_items_as_transformers_generates_it(tmp_path: Path) -> None:
+    """Behind an image and two videos, whose positions are fewer than their tokens."""
+    ours, theirs = composition(tokenizer_in(tmp_path)), reference()
+    redraw(theirs)
+    theirs.save_pretrained(tmp_path / "reference")
+    talk = talks_in(tmp_path)[2]
+    maker = load_sample_maker(ours, Registry.discover())
+    prompt = maker.prompt(parse_conversation(talk.line(), ours.modalities, folder=tmp_path, where="a talk").prompt())
+    ids = torch.tensor(prompt.token_ids)[None]
+    types = torch.zeros_like(ids)
+    for span in prompt.spans:
+        run = slice(span.start, span.start + span.num_tokens)
+        ids[0, run], types[0, run] = TOKEN_IDS[f"{span.modality}_token_id"], {"image": 1, "video": 2}[span.modality]
+    pixels = {
+        modality: torch.cat([torch.from_numpy(item.inputs["pixel_values"]) for item in items]) for modality, items in prompt.items.items()
+    }
+    grids = {modality: torch.tensor([item.size for item in items]) for modality, items in prompt.items.items()}
+    expected = theirs.generate(
+        input_ids=ids,
+        mm_token_type_ids=types,
+        pixel_values=pixels["image"],
+        image_grid_thw=grids["image"],
+        pixel_values_videos=pixels["video"],
+        video_grid_thw=grids["video"],
+        max_new_tokens=6,
+        do_sample=False,
+    )
+    with our_model(ours) as built:
+        import_model(tmp_path / "reference", built.target, ours, Registry.discover())
+        (answer,) = GreedyDecoder(maker, built.model, max_new_tokens=6).decode([prompt], stop=())
+    assert answer == expected[0, ids.shape[1] :].tolist()
+    assert len(set(answer)) > 1
+
+
+LAYOUTS = [
+    Layout(tensor=2, sequence_parallel=True),
+    Layout(pipeline=2, encoder_stage=True),
+    Layout(data=2, tensor=2, sequence_parallel=True, encoders={"image_encoder": 2}, optimizer="distributed"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [{"tied": True}, {"experts": True}], ids=str)
+def test_every_layout_equals_one_process(case: dict[str, Any], tmp_path: Path) -> None:
+    """Images and videos through one encoder, with levels, a table that is tied or experts, and positions of three axes."""
+    ours = composition(tokenizer_in(tmp_path), **case)
+    batches = batches_of(samples_of(ours, talks_in(tmp_path), tmp_path))
+    more = [Layout(tensor=2, expert=2, expert_tensor=1, sequence_parallel=True)] if case.get("experts") else []
+    check_layouts(ours, [*LAYOUTS, *more], batches)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_round_trip(case: dict[str, Any], tmp_path: Path) -> None:
     ours = composition(tokenizer_in(tmp_path), **case)
     export = check_whole_round_trip(ours, reference(**case), tmp_path, same=as_published)
-    check_processor_files(export, ours, "Qwen3VLProcessor")
+    check_processor_files(export, ours, "Qwen3VLProcessor", "Qwen3VLVideoProcessor")
 
 
 class SavedAsPublished(nn.Module):

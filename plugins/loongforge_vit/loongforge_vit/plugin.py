@@ -22,8 +22,8 @@ def loongforge_components() -> list[ComponentSpec]:
         ComponentSpec(
             kind="encoder",
             name="intern_vit",
-            summary="InternViT: images cut into tiles of one size, learned positions, scaled residual branches",
-            modalities=("image",),
+            summary="InternViT: images cut into tiles of one size, videos frame by frame, learned positions, scaled residual branches",
+            modalities=("image", "video"),
             config="loongforge_vit.intern_vit.config:InternVitConfig",
             model="loongforge_vit.intern_vit.model:InternVitEncoder",
             weights="loongforge_vit.intern_vit.weights:table",

@@ -95,3 +95,18 @@ def test_tiles_that_no_image_can_have() -> None:
 def test_a_missing_image(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.png: no such image"):
         processor()(tmp_path / "none.png")
+
+
+def test_a_video_s_frames_are_a_tile_each(tmp_path: Path) -> None:
+    """As transformers' processor sees an image that it does not cut."""
+    (tmp_path / "film").mkdir()
+    files = [tmp_path / "film" / f"{frame}.png" for frame in range(3)]
+    for file in files:
+        Image.fromarray(noise(20, 30, 3)).save(file)
+    (tmp_path / "film.json").write_text(json.dumps({"frames": ["film/2.png"], "fps": 1}))
+    ours = InternVitProcessor(processor().config, "video")
+    theirs = published(processor(max_tiles=1))([load_image(str(file)) for file in files], return_tensors="np")["pixel_values"]
+    for path, expected in ((tmp_path / "film", theirs), (tmp_path / "film.json", theirs[2:])):
+        item = ours(path)
+        assert item.size == (len(expected),)
+        np.testing.assert_array_equal(item.inputs["pixel_values"], expected)

@@ -25,6 +25,10 @@ class Qwen25VlRecipeConfig(QwenVlRecipeConfig):
         "position_idx_func": {"mrope_ids": {}},
     }
 
+    @property
+    def position_axes(self) -> int:
+        return 3
+
     def position_ids(self, length: int, spans: Sequence[ItemSpan]) -> np.ndarray:
         return mrope_positions(length, spans, time_between_steps)
 

@@ -20,7 +20,7 @@ from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Given, K
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
 from loongforge_models.config_keys import EarlierAtTop, TypeName, tied_key, with_defaults
 from loongforge_models.qwen2_5_vl.config import TOKENS_PER_SECOND
-from loongforge_models.qwen_vl.weights import SLOTS, TOKEN_IDS, UNREAD_TOKENS, part, vision
+from loongforge_models.qwen_vl.weights import SLOTS, TOKEN_IDS, UNREAD_TOKENS, VIDEO_FILES, part, vision
 
 __all__ = ["table"]
 
@@ -69,7 +69,7 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
         architectures=("Qwen2_5_VLForConditionalGeneration",),
         placeholder_ids={"image_token_id": "image", "video_token_id": "video"},
         token_ids=TOKEN_IDS,
-        processor=ProcessorFiles({"processor_class": "Qwen2_5_VLProcessor"}, slot="image_encoder"),
+        processor=ProcessorFiles({"processor_class": "Qwen2_5_VLProcessor"}, slot="image_encoder", more=VIDEO_FILES),
         generates=True,
     )
 

@@ -35,5 +35,9 @@ class Qwen3VlRecipeConfig(QwenVlRecipeConfig):
             for seconds in timestamps
         ]
 
+    @property
+    def position_axes(self) -> int:
+        return 3
+
     def position_ids(self, length: int, spans: Sequence[ItemSpan]) -> np.ndarray:
         return mrope_positions(length, spans)

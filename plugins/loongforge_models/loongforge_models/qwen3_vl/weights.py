@@ -19,7 +19,7 @@ from loongforge_core.weights.config_keys import GENERIC_KEYS, Ignored, Unwritten
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
 from loongforge_models.config_keys import TypeName, tied_key, with_defaults
 from loongforge_models.qwen3_vl.experts import with_stacked_experts
-from loongforge_models.qwen_vl.weights import SLOTS, TOKEN_IDS, UNREAD_TOKENS, part, vision
+from loongforge_models.qwen_vl.weights import SLOTS, TOKEN_IDS, UNREAD_TOKENS, VIDEO_FILES, part, vision
 
 __all__ = ["table"]
 
@@ -80,7 +80,7 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
         architectures=(variant.architecture,),
         placeholder_ids={"image_token_id": "image", "video_token_id": "video"},
         token_ids=TOKEN_IDS,
-        processor=ProcessorFiles({"processor_class": "Qwen3VLProcessor"}, slot="image_encoder"),
+        processor=ProcessorFiles({"processor_class": "Qwen3VLProcessor"}, slot="image_encoder", more=VIDEO_FILES),
         generates=True,
     )
 

@@ -1,4 +1,4 @@
-"""What the recipes of Qwen's vision-language models have in common: how images and videos are written, positions of three axes."""
+"""What the recipes of Qwen's vision-language models, and of those that took over their tokens, have in common: how items are written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["QwenVlRecipeConfig"]
 
 
 class QwenVlRecipeConfig(RecipeConfig):
-    """Images and videos stand between two tokens; the tokens of an item have positions in time, height and width (M-RoPE)."""
+    """Images and videos stand between two marks."""
 
     original_forms: ClassVar[Mapping[str, Mapping[Any, Mapping[str, Any]]]] = {
         # Videos go through the encoder of images: here the slot says so, `also_encodes: [video]`.
@@ -29,7 +29,3 @@ class QwenVlRecipeConfig(RecipeConfig):
     def markup(self, modality: str) -> ItemMarkup:
         placeholder = {"image": self.image_token, "video": self.video_token}[modality]
         return ItemMarkup(placeholder, before=self.vision_start_token, after=self.vision_end_token)
-
-    @property
-    def position_axes(self) -> int:
-        return 3

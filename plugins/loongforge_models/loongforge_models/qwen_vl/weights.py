@@ -8,11 +8,13 @@ from dataclasses import replace
 from loongforge_core.weights.config_keys import Ignored
 from loongforge_core.weights.table import Table
 
-__all__ = ["SLOTS", "TOKEN_IDS", "UNREAD_TOKENS", "part", "vision"]
+__all__ = ["SLOTS", "TOKEN_IDS", "UNREAD_TOKENS", "VIDEO_FILES", "part", "vision"]
 
 SLOTS = ("image_encoder", "image_projector", "foundation")
 
 TOKEN_IDS = {"vision_start_token_id": "vision_start_token", "vision_end_token_id": "vision_end_token"}
+
+VIDEO_FILES = {"video": "video_preprocessor_config.json"}
 
 UNREAD_TOKENS = Ignored(("vision_token_id",), "of a token that no processor writes")
 

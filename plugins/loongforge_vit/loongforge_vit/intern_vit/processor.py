@@ -1,5 +1,5 @@
 """An image file -> InternViT's tiles, as `transformers.GotOcr2ImageProcessorPil` cuts them, bit for bit: the grid of tiles whose shape is
-nearest to the image's, then the whole image as one more tile.
+nearest to the image's, then the whole image as one more tile. A frame of a video is one tile, like an image that is not cut.
 
 Shapes: T tiles, H rows, W columns of a tile, both the config's `image_size`.
 """
@@ -16,6 +16,7 @@ from PIL import Image
 from loongforge_core.component import Augmentation, ProcessedItem, Processor
 from loongforge_vit.images import check_rgb, normalised, open_rgb, published_pixels
 from loongforge_vit.intern_vit.config import InternVitConfig
+from loongforge_vit.videos import video_frames
 
 __all__ = ["InternVitProcessor"]
 
@@ -29,8 +30,17 @@ class InternVitProcessor(Processor[InternVitConfig]):
 
     def __call__(self, path: Path, augmentation: Augmentation | None = None) -> ProcessedItem:
         assert augmentation is None, "augment_config says that there is none"
-        tiles = [normalised(tile, self.config.image_mean, self.config.image_std) for tile in self.tiles(open_rgb(path))]
-        return ProcessedItem({"pixel_values": np.stack(tiles)}, (len(tiles),))
+        if self.modality == "video":
+            files, _ = video_frames(path, frames_per_second=1.0)  # when a frame was seen is not asked for
+            tiles = [self.whole(open_rgb(file)) for file in files]
+        else:
+            tiles = list(self.tiles(open_rgb(path)))
+        pixels = [normalised(tile, self.config.image_mean, self.config.image_std) for tile in tiles]
+        return ProcessedItem({"pixel_values": np.stack(pixels)}, (len(pixels),))
+
+    def whole(self, image: Image.Image) -> Image.Image:
+        """As one tile."""
+        return image.resize((self.config.image_size, self.config.image_size), Image.Resampling.BICUBIC)
 
     def tiles(self, image: Image.Image) -> Iterator[Image.Image]:
         """Row by row, the thumbnail last."""
@@ -41,7 +51,7 @@ class InternVitProcessor(Processor[InternVitConfig]):
             for left in range(0, columns * side, side):
                 yield resized.crop((left, top, left + side, top + side))
         if self.config.use_thumbnail and rows * columns > 1:
-            yield image.resize((side, side), Image.Resampling.BICUBIC)
+            yield self.whole(image)
 
     def published(self) -> Mapping[str, Any]:
         """Nothing where several tiles go without a thumbnail: the class in transformers always adds one."""

@@ -3,15 +3,13 @@
 Sides become multiples of a block of patches, so that the pixels are within the config's limits and the shape hardly changes. Patches come
 block by block of neighbours that are to be merged; the blocks of a frame row by row, the frames in their order.
 
-A video is a folder of frames, in the order of their names, or a JSON file `{"frames": ["0.jpg", ...], "fps": 2.0}` that names them. All its
-frames are seen: choosing some of them, and opening films, is left out.
+All frames of a video are seen (`videos.py`).
 
 Shapes: F frames of a video, t steps of `temporal_patch_size` frames, C channels, H rows and W columns of pixels, N patches.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from loongforge_core.component import Augmentation, ProcessedItem, Processor, Sh
 from loongforge_core.errors import DataError
 from loongforge_vit.images import check_rgb, normalised, open_rgb, published_pixels
 from loongforge_vit.native_resolution.config import NativeResolutionConfig
+from loongforge_vit.videos import video_frames
 
 __all__ = ["NativeResolutionProcessor", "fit_pixels", "patches"]
 
@@ -76,8 +75,14 @@ class NativeResolutionProcessor(Processor[ConfigT]):
     def published(self) -> Mapping[str, Any]:
         return {
             "image_processor_type": "Qwen2VLImageProcessor",
-            **published_pixels(self.config.image_mean, self.config.image_std),
             "size": {"shortest_edge": self.config.min_pixels, "longest_edge": self.config.max_pixels},
+            **self.published_patches(),
+        }
+
+    def published_patches(self) -> Mapping[str, Any]:
+        """What the settings of processors for images and for videos have in common."""
+        return {
+            **published_pixels(self.config.image_mean, self.config.image_std),
             "patch_size": self.config.patch_size,
             "temporal_patch_size": self.config.temporal_patch_size,
             "merge_size": self.config.spatial_merge_size,
@@ -115,29 +120,3 @@ def patches(frames_FCHW: np.ndarray, config: NativeResolutionConfig) -> tuple[np
     # [t, blocks down, blocks across, down and across in a block, C, depth, side, side]
     ordered = cut.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
     return ordered.reshape(steps * rows * columns, channels * depth * side * side), (steps, rows, columns)
-
-
-def video_frames(path: Path, frames_per_second: float) -> tuple[list[Path], float]:
-    """The files of a video's frames, and how many there are in a second."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    else:
-        files, frames_per_second = listed_frames(path)
-    if not files:
-        raise DataError(f"{path}: a video without frames")
-    return files, frames_per_second
-
-
-def listed_frames(path: Path) -> tuple[list[Path], float]:
-    expected = 'expected a folder of frames, or a JSON file {"frames": ["0.jpg", ...], "fps": 2.0}'
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such video; {expected}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a video; {expected}") from error
-    names, frames_per_second = (tree.get("frames"), tree.get("fps")) if isinstance(tree, dict) else (None, None)
-    right = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not right or not isinstance(frames_per_second, int | float) or not frames_per_second > 0:
-        raise DataError(f"{path}: not a video; {expected}")
-    return [path.parent / name for name in names], float(frames_per_second)

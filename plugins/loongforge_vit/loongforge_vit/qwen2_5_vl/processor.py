@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from loongforge_vit.native_resolution.processor import NativeResolutionProcessor, fit_pixels
 from loongforge_vit.qwen2_5_vl.config import Qwen25VlConfig
 
@@ -16,3 +19,10 @@ class Qwen25VlProcessor(NativeResolutionProcessor[Qwen25VlConfig]):
         if self.modality != "video":
             return super().target(frames, height, width)
         return fit_pixels(height, width, config.block_size, fewest=config.video_min_pixels, most=config.video_max_pixels)
+
+    def published(self) -> Mapping[str, Any]:
+        """Of a video, what a `video_preprocessor_config.json` says."""
+        if self.modality != "video":
+            return super().published()
+        size = {"shortest_edge": self.config.video_min_pixels, "longest_edge": self.config.video_max_pixels}
+        return {"video_processor_type": "Qwen2VLVideoProcessor", "size": size, **self.published_patches()}

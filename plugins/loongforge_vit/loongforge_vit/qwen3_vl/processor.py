@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from loongforge_vit.native_resolution.processor import NativeResolutionProcessor, fit_pixels
 from loongforge_vit.qwen3_vl.config import Qwen3VlConfig
 
@@ -26,3 +29,10 @@ class Qwen3VlProcessor(NativeResolutionProcessor[Qwen3VlConfig]):
             frames=frames,
             steps_of=config.temporal_patch_size,
         )
+
+    def published(self) -> Mapping[str, Any]:
+        """Of a video, what a `video_preprocessor_config.json` says."""
+        if self.modality != "video":
+            return super().published()
+        size = {"shortest_edge": self.config.video_min_pixels, "longest_edge": self.config.video_max_pixels}
+        return {"video_processor_type": "Qwen3VLVideoProcessor", "size": size, **self.published_patches()}

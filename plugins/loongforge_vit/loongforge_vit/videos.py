@@ -1,0 +1,39 @@
+"""A video is a folder of frames, in the order of their names, or a JSON file `{"frames": ["0.jpg", ...], "fps": 2.0}` that names them.
+
+Choosing some of the frames, and opening films, is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from loongforge_core.errors import DataError
+
+__all__ = ["video_frames"]
+
+
+def video_frames(path: Path, frames_per_second: float) -> tuple[list[Path], float]:
+    """The files of a video's frames, and how many there are in a second."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    else:
+        files, frames_per_second = listed_frames(path)
+    if not files:
+        raise DataError(f"{path}: a video without frames")
+    return files, frames_per_second
+
+
+def listed_frames(path: Path) -> tuple[list[Path], float]:
+    expected = 'expected a folder of frames, or a JSON file {"frames": ["0.jpg", ...], "fps": 2.0}'
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such video; {expected}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a video; {expected}") from error
+    names, frames_per_second = (tree.get("frames"), tree.get("fps")) if isinstance(tree, dict) else (None, None)
+    right = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not right or not isinstance(frames_per_second, int | float) or not frames_per_second > 0:
+        raise DataError(f"{path}: not a video; {expected}")
+    return [path.parent / name for name in names], float(frames_per_second)
