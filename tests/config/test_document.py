@@ -47,7 +47,7 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("a: 1\nb: [1\n", 3, "not YAML"),
+        ("a: 1\nb: [1\n", 2, "not YAML"),
         ("a: 1\n\tb: 2\n", 2, "not YAML"),
         ("a: 1\nb: *nowhere\n", 2, "undefined alias"),
         ("a: 1\n---\nb: 2\n", 2, "not YAML"),
