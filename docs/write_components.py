@@ -14,6 +14,7 @@ sys.path.append(str(HERE.parent / "tests" / "matrix"))
 
 from compositions import PLUGINS, TINY, Triple, modality_of, reasons  # noqa: E402 (after the path)
 
+from loongforge_core.cli.show import sizes_of  # noqa: E402
 from loongforge_core.component import ComponentSpec  # noqa: E402
 from loongforge_core.config.document import read_document  # noqa: E402
 from loongforge_core.config.library import fills_slots, published_files  # noqa: E402
@@ -47,8 +48,7 @@ def section(kind: str, heading: str, registry: Registry) -> Iterator[str]:
 
 
 def sizes(spec: ComponentSpec, registry: Registry) -> list[str]:
-    files = published_files(registry.config_folders)
-    return sorted(f"`{file.name.split('/')[-1]}`" for file in files if read_document(file.path).tree.get("type") == spec.name)
+    return sorted(f"`{file.name.split('/')[-1]}`" for file in sizes_of(spec, registry))
 
 
 def compositions(registry: Registry) -> Iterator[str]:

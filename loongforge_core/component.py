@@ -245,6 +245,10 @@ class BackboneConfig(ComponentConfig, ABC):
         fit; none where it can. Default: it has no experts."""
         return () if size == 1 else ("it has no experts that ranks could share",)
 
+    def numbers_by_length(self, longest: int) -> Mapping[str, Any]:
+        """What of its numbers follows from the longest sequence of a run, `train.seq_length`: a checkpoint keeps it. Default: nothing."""
+        return {}
+
     @property
     def max_sequence_length(self) -> int | None:
         """The longest sequence that it was made for, in tokens; None: no limit is known. `train.seq_length` may not be above it."""

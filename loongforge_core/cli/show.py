@@ -28,7 +28,12 @@ def show(args: argparse.Namespace) -> None:
     registry = Registry.discover()
     components = [published for published in registry.components() if published.spec.name == args.name]
     if not components:
-        show_yaml(args.name, registry, as_json=args.json)
+        if found := [dataset for dataset in registry.datasets() if dataset.spec.name == args.name]:
+            for dataset in found:
+                print(
+                    f"dataset {args.name}: {dataset.spec.summary}\n  published by {dataset.origin}; `data.prepare: {args.name}` writes it"
+                )
+        show_yaml(args.name, registry, as_json=args.json, also_found=bool(found))
         return
     described = [description(published, registry, count=args.parameters) for published in components]
     if args.json:
@@ -38,12 +43,15 @@ def show(args: argparse.Namespace) -> None:
         print_description(each)
 
 
-def show_yaml(name: str, registry: Registry, *, as_json: bool) -> None:
+def show_yaml(name: str, registry: Registry, *, as_json: bool, also_found: bool) -> None:
+    """`also_found`: something else of this name has been shown already."""
     from loongforge_core.config.compose import compose_tree
     from loongforge_core.config.library import Library
 
     files = list(published_files(registry.config_folders))
     full_names = sorted({file.name for file in files if name in (file.name, file.name.rpartition("/")[2])})
+    if not full_names and also_found:
+        return
     if not full_names:
         names = {published.spec.name for published in registry.components()} | {file.name for file in files}
         raise InputError(f"nothing of the name {name!r} is installed{did_you_mean(name, names)}")
@@ -92,12 +100,21 @@ def description(published: Published[ComponentSpec], registry: Registry, *, coun
 
 
 def sizes_of(spec: ComponentSpec, registry: Registry) -> Iterator[PublishedFile]:
+    """The YAML files that say what size it has; of a recipe, the compositions that it belongs to."""
+    key = "model.model_type" if spec.kind == "recipe" else "type"
     for file in published_files(registry.config_folders):
         try:
-            if read_document(file.path).tree.get("type") == spec.name:
+            if value_at(read_document(file.path).tree, key) == spec.name:
                 yield file
         except ConfigError:  # `list` says what is wrong with it
             continue
+
+
+def value_at(tree: Any, key: str) -> Any:
+    """What stands at a dotted key; None where nothing does."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def size(file: PublishedFile, spec: ComponentSpec, config_class: Any, registry: Registry, *, count: bool) -> dict[str, Any]:
@@ -144,14 +161,15 @@ def print_description(shown: Mapping[str, Any]) -> None:
     if shown["sizes"]:
         print()
         counted = any(each["parameters"] for each in shown["sizes"])
-        header = ("  SIZE", *(("PARAMETERS",) if counted else ()), "TENSOR-PARALLEL SIZES")
+        named = "COMPOSITION" if shown["kind"] == "recipe" else "SIZE"
+        header = (f"  {named}", *(("PARAMETERS",) if counted else ()), "TENSOR-PARALLEL SIZES")
         print_table(header, [size_row(each, counted=counted) for each in shown["sizes"]])
     print()
 
 
 def size_row(each: Mapping[str, Any], *, counted: bool) -> tuple[str, ...]:
     splits = each["tensor_parallel_sizes"]
-    text = "its encoder's" if splits is None else ", ".join(map(str, splits))
+    text = "by its parts" if splits is None else ", ".join(map(str, splits))
     parameters = "by its neighbours" if each["parameters"] is None else f"{each['parameters']:,}"
     return (f"  {each['name']}", *((parameters,) if counted else ()), text)
 

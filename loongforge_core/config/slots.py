@@ -258,7 +258,11 @@ def _check_tokens(encoder: Slot, projector: Slot | None, findings: Findings) -> 
     if size is None or projector is None:
         return
     assert isinstance(projector.config, ProjectorConfig)
-    grid = encoder.config.token_grid(size)
+    try:
+        grid = encoder.config.token_grid(size)
+    except ValueError as error:
+        findings.add(f"model.{encoder.name}", f"cannot take an item of its own size, {_times(size)}: {error}")
+        return
     try:
         projector.config.token_grid(grid)
     except ValueError as error:

@@ -54,7 +54,7 @@ def open_questions(path: Path, modalities: Sequence[str]) -> ConversationFiles:
     conversations = ConversationFiles([path], modalities)
     for conversation in conversations:
         for item in conversation.items:
-            if not item.path.is_file():
+            if not item.path.exists():  # a folder of frames is a video
                 raise DataError(f"{conversation.where}: there is no {item.modality} {item.path}")
     return conversations
 

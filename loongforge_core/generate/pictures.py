@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -197,7 +198,7 @@ def without_tags(one: Prediction) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    text = " ".join(text.split())
+    text = " ".join("".join(letter if letter.isprintable() or letter.isspace() else "�" for letter in text).split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
@@ -219,4 +220,6 @@ def canvas(width: float, height: float) -> tuple[Any, Axes]:
 
 def save(figure: Any, picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # an answer may be in any script
+        figure.savefig(picture)

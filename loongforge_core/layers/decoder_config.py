@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.component import BackboneConfig, indivisible
-from loongforge_core.layers.rotary_config import RotaryScaling
+from loongforge_core.layers.rotary_config import DynamicRotaryScaling, RotaryScaling
 
 __all__ = ["DecoderConfig"]
 
@@ -90,6 +90,11 @@ class DecoderConfig(BackboneConfig):
     def max_sequence_length(self) -> int | None:
         longest = self.max_position_embeddings
         return self.rotary_scaling.longest(longest) if self.rotary_scaling else longest
+
+    def numbers_by_length(self, longest: int) -> Mapping[str, Any]:
+        if not isinstance(self.rotary_scaling, DynamicRotaryScaling) or longest <= self.max_position_embeddings:
+            return {}
+        return {"rotary_base": self.rotary_scaling.base(self.rotary_base, self.head_size, longest / self.max_position_embeddings)}
 
     def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
         """Heads and MLP are cut. Ranks share key and value heads where these are fewer, so that their number divides the other way too."""

@@ -89,6 +89,21 @@ def share_rotary_key(attention: Any) -> None:
     attention.linear_kv_down_proj.register_forward_hook(whole)
 
 
+def recompute_with_gradient(block: Any) -> None:
+    """A recomputed layer passes gradients on to its weights only where its input needs one, and behind a frozen embedding none does."""
+    import torch
+
+    def need_gradient(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = kwargs.get("hidden_states")
+        trains = block.training and torch.is_grad_enabled() and any(parameter.requires_grad for parameter in block.parameters())
+        if trains and isinstance(hidden, torch.Tensor) and not hidden.requires_grad:
+            kwargs = {**kwargs, "hidden_states": hidden.detach().requires_grad_()}
+        return args, kwargs
+
+    if block.config.recompute_granularity == "full":
+        block.register_forward_pre_hook(need_gradient, with_kwargs=True)
+
+
 def mark_head_norms(attention: Any) -> None:
     """Each rank normalises its own heads with the weights that all of them share: so the gradient of these is the sum over the ranks.
 
@@ -139,6 +154,13 @@ REPAIRS: tuple[Replacement, ...] = (
         when_built(share_rotary_key),
         "under tensor parallelism each rank keeps its own heads' gradient of the rotary key that all heads share: it is never summed",
         "tests/parallel/test_traps.py passes without it",
+    ),
+    Replacement(
+        "megatron.core.transformer.transformer_block",
+        "TransformerBlock",
+        when_built(recompute_with_gradient),
+        "with full recomputation layers whose input needs no gradient, as behind a frozen embedding, get none, in silence",
+        "the frozen cases of tests/model/test_recomputation.py pass without it",
     ),
     Replacement(
         "megatron.core.transformer.attention",

@@ -56,7 +56,10 @@ def model_of(composition: Composition) -> dict[str, Any]:
     slots = {name: {"type": slot.spec.name, **slot.config.model_dump(mode="json")} for name, slot in composition.slots.items()}
     recipe = {"model_type": composition.recipe.name, **composition.recipe_config.model_dump(mode="json")}
     tokenizer = composition.run.tokenizer
-    return {"model": {**recipe, **slots}, "tokenizer": tokenizer and tokenizer_digest(Path(tokenizer))}
+    foundation = composition.foundation
+    by_length = foundation.numbers_by_length(composition.run.train.seq_length) if foundation else {}
+    model = {**recipe, **slots, **({"by train.seq_length": dict(by_length)} if by_length else {})}
+    return {"model": model, "tokenizer": tokenizer and tokenizer_digest(Path(tokenizer))}
 
 
 def tokenizer_digest(tokenizer: Path) -> str:

@@ -140,6 +140,14 @@ def test_show_counts_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["image_encoder/siglip_so400m_384", "428,225,600", "1,", "2,", "4,", "8,", "16"] in rows
 
 
+def test_show_a_recipe_and_a_data_set(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "llava", "--json"]) == 0
+    (llava,) = json.loads(capsys.readouterr().out)
+    assert {"digits", "llava1.5/llava1_5_7b"} <= {size["name"] for size in llava["sizes"]}
+    assert main(["show", "pictures"]) == 0
+    assert "dataset pictures: " in capsys.readouterr().out
+
+
 def test_show_a_yaml_name(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", COMPLETE]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)

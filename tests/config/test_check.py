@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_plugin.config import BrainConfig, BridgeConfig, EarConfig
+from toy_plugin.config import BrainConfig, BridgeConfig, EarConfig, EyeConfig
 
 from loongforge_core.component import ComponentSpec
 from loongforge_core.config.check import composition_from, load_composition, missing_backends
@@ -90,6 +90,15 @@ def test_one_encoder_for_two_modalities(registry: Registry) -> None:
     composition = composition_from(changed(model__image_encoder__also_encodes=["video"], data__augment={"video": {"radius": 2}}), registry)
     assert composition.modalities == ("image", "video") and composition.encoder_of("video").name == "image_encoder"
     assert composition.item_grid("video", (6, 4)) == composition.item_grid("image", (6, 4)) == (3, 2)
+
+
+def test_an_encoder_that_cannot_take_its_own_size_is_a_message(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, size: Any) -> Any:
+        raise ValueError("too small")
+
+    monkeypatch.setattr(EyeConfig, "token_grid", refuse)
+    where, said = issue(registry)
+    assert where == "model.image_encoder" and said == "cannot take an item of its own size, 4 x 4: too small"
 
 
 def test_a_modality_is_encoded_once(registry: Registry) -> None:

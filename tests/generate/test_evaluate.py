@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from loongforge_core.data.conversations import Conversation, Message
-from loongforge_core.generate.evaluate import Prediction, answer_questions, exact_match, write_evaluation
+from loongforge_core.errors import DataError
+from loongforge_core.generate.evaluate import Prediction, answer_questions, exact_match, open_questions, write_evaluation
 from loongforge_core.generate.greedy import GreedyDecoder
 
 
@@ -73,3 +74,13 @@ def test_the_question_is_shown_as_it_was_asked(decoder: GreedyDecoder, conversat
     several = replace(one_turn, messages=(Message("system", ("Brief.",)), *one_turn.messages, *one_turn.messages))
     shown = [one.question for one in answer_questions(decoder, [one_turn, with_image, several], batch_size=8)]
     assert shown == ["1+1?", "<image>Read.", "system: Brief.\nuser: 1+1?\nassistant: 2\nuser: 1+1?"]
+
+
+def test_an_item_may_be_a_folder_but_not_nothing(tmp_path: Path) -> None:
+    """A video may be a folder of frames."""
+    turns = [{"role": "user", "content": "<video>How many?"}, {"role": "assistant", "content": "3"}]
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"messages": turns, "videos": ["frames"]}) + "\n")
+    with pytest.raises(DataError, match=r"questions.jsonl:1: there is no video .*frames"):
+        open_questions(tmp_path / "questions.jsonl", ["video"])
+    (tmp_path / "frames").mkdir()
+    assert len(open_questions(tmp_path / "questions.jsonl", ["video"])) == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -149,18 +148,3 @@ def test_an_encoder_alone_gives_features(compose: Compose, registry: Registry, b
     assert features.hidden_NW.shape == (8, 16) and features.grids == ((2, 2), (2, 2))
     whole = build(compose(), registry)  # the same encoder, with the same initial weights
     torch.testing.assert_close(features.hidden_NW, whole.components()["image_encoder"](batch.items["image"]).hidden_NW)
-
-
-@pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_recomputation_changes_no_number(compose: Compose, registry: Registry, batch_of: BatchOf, recompute: str) -> None:
-    found: list[tuple[Tensor, dict[str, Any]]] = []
-    for setting in ("none", recompute):
-        model = build(compose(train={"recompute": setting}), registry).train()
-        assert {"none": None}.get(setting, setting) == model.config.recompute_granularity
-        loss = loss_of(model, batch_of(*SAMPLES))
-        loss.backward()
-        found.append((loss, gradients(model)))
-    (loss, expected), (recomputed_loss, recomputed) = found
-    torch.testing.assert_close(recomputed_loss, loss, rtol=0, atol=0)
-    for name, gradient in expected.items():
-        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-6, atol=1e-8, msg=name)

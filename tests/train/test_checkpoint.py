@@ -137,6 +137,17 @@ def test_a_field_that_a_component_has_got_since_has_its_default(saved: Saved, co
         require_model(replace(record, model=model), saved.composition, saved.folder)
 
 
+def test_a_length_that_changes_rotary_positions_makes_another_model(compose: Compose) -> None:
+    """Within `max_position_embeddings` the base is as published; beyond, dynamic scaling follows `train.seq_length`."""
+    scaled = ("model.foundation.rotary_scaling={type: dynamic, factor: 2.0}", "model.foundation.max_position_embeddings=64")
+    short, full, long, longer = (model_of(compose(*scaled, f"train.seq_length={length}")) for length in (32, 64, 128, 256))
+    assert short == full
+    assert [line.split(":")[0] for line in differences(full, long)] == ["  model.by train.seq_length"]
+    assert [line.split(":")[0] for line in differences(long, longer)] == ["  model.by train.seq_length.rotary_base"]
+    unscaled = (model_of(compose(f"train.seq_length={length}")) for length in (32, 128))
+    assert next(unscaled) == next(unscaled)
+
+
 def test_another_tokenizer_makes_another_model(saved: Saved, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     shutil.copytree(str(saved.composition.run.tokenizer), tokenizer)
