@@ -37,7 +37,7 @@ ENCODERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "two encoders": {"image_encoder": ("replicate", 2, 4), "video_encoder": ("replicate", 2, 4)},
     "levels": {},  # its encoder cannot be split
 }
-FREEZE = {"nothing": False, "partly": ["transformer.layers.0.*"], "whole": True}
+FREEZE = {"nothing": False, "partly": ["*_embedding.*", "transformer.layers.0.*"], "whole": True}
 
 
 def is_valid(row: Row) -> bool:
