@@ -16,6 +16,7 @@ def loongforge_components() -> list[ComponentSpec]:
             weights="loongforge_models.llava.weights:table",
             reference="transformers.LlavaForConditionalGeneration",
             paper="arXiv:2310.03744",
+            left_out="tiles of LLaVA-NeXT",
         ),
         ComponentSpec(
             kind="recipe",
@@ -26,6 +27,7 @@ def loongforge_components() -> list[ComponentSpec]:
             weights="loongforge_models.intern_vl.weights:table",
             reference="transformers.InternVLForConditionalGeneration",
             paper="arXiv:2404.16821",
+            left_out="exporting OpenGVLab's format, which is read",
         ),
         ComponentSpec(
             kind="recipe",
@@ -36,6 +38,7 @@ def loongforge_components() -> list[ComponentSpec]:
             weights="loongforge_models.qwen2_5_vl.weights:table",
             reference="transformers.Qwen2_5_VLForConditionalGeneration",
             paper="arXiv:2502.13923",
+            left_out="other numbers of tokens a second than 2",
         ),
         ComponentSpec(
             kind="recipe",
@@ -54,6 +57,7 @@ def loongforge_components() -> list[ComponentSpec]:
             modalities=("image", "video"),
             config="loongforge_models.llava_ov_1_5.config:LlavaOv15RecipeConfig",
             paper="arXiv:2509.23661",
+            left_out="a table of the whole folder: its parts are exported one by one",
         ),
         ComponentSpec(
             kind="recipe",

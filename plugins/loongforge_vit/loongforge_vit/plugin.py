@@ -18,6 +18,7 @@ def loongforge_components() -> list[ComponentSpec]:
             processor="loongforge_vit.siglip.processor:SiglipProcessor",
             reference="transformers.SiglipVisionModel",
             paper="arXiv:2303.15343",
+            left_out="running the attention-pooling head, which is carried; other resolutions than the config's",
         ),
         ComponentSpec(
             kind="encoder",
@@ -30,6 +31,7 @@ def loongforge_components() -> list[ComponentSpec]:
             processor="loongforge_vit.intern_vit.processor:InternVitProcessor",
             reference="transformers.InternVLVisionModel",
             paper="arXiv:2312.14238",
+            left_out="stochastic depth, other resolutions than the config's",
         ),
         ComponentSpec(
             kind="encoder",
@@ -42,6 +44,7 @@ def loongforge_components() -> list[ComponentSpec]:
             processor="loongforge_vit.clip.processor:ClipProcessor",
             reference="transformers.CLIPVisionModel",
             paper="arXiv:2103.00020",
+            left_out="the text half, the projection that joins both, other resolutions than the config's",
         ),
         ComponentSpec(
             kind="encoder",
