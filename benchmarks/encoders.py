@@ -24,7 +24,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from benchmarks.case import Case
+from benchmarks.case import SIDE_BY_SIDE, Case
 from loongforge_core.component import EncoderConfig, Shape
 from loongforge_core.layers.interfaces import Features, Items
 
@@ -43,12 +43,12 @@ def encoders() -> Iterator[Case]:
     yield from of_sounds()
 
 
-def case(name: str, config: EncoderConfig, reference: Any, items: Items, run_reference: Any, footnote: str = "") -> Case:
+def case(name: str, config: EncoderConfig, reference: Any, items: Items, run_reference: Any) -> Case:
     def run_ours(component: Any) -> Tensor:
         features: Features = component(items)
         return features.hidden_NW
 
-    return Case(name=name, config=config, reference=reference, run_ours=run_ours, run_reference=run_reference, footnote=footnote)
+    return Case(name=name, config=config, reference=reference, run_ours=run_ours, run_reference=run_reference, footnote=SIDE_BY_SIDE)
 
 
 # ---- pictures of one size: 4 of 64 x 64 pixels, 256 patches each

@@ -22,8 +22,9 @@ from loongforge_llm.qwen3.config import Qwen3Config
 from loongforge_llm.qwen3_moe.config import Qwen3MoeConfig
 from torch import Tensor
 
-from benchmarks.case import Case
+from benchmarks.case import SIDE_BY_SIDE, Case
 from loongforge_core.component import ComponentConfig
+from loongforge_core.weights.table import Table
 
 __all__ = ["language_models"]
 
@@ -89,6 +90,9 @@ LATENT = (
 )
 
 
+ONE_BY_ONE = "Experts are Megatron's, each called by itself; the reference has those of a layer in one tensor and makes one call of them."
+
+
 def theta(base: float) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": base}}
 
@@ -99,7 +103,7 @@ def language_models() -> Iterator[Case]:
     yield from with_experts()
 
 
-def case(name: str, config: ComponentConfig, reference: Any, **more: Any) -> Case:
+def case(name: str, config: ComponentConfig, reference: Any, *, footnote: str = SIDE_BY_SIDE, table: Table | None = None) -> Case:
     ids_bs = torch.randint(0, VOCABULARY, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(1))
     positions_bs = torch.arange(LENGTH).expand(SAMPLES, -1)
 
@@ -111,7 +115,15 @@ def case(name: str, config: ComponentConfig, reference: Any, **more: Any) -> Cas
         logits: Tensor = reference(input_ids=ids_bs).logits
         return logits
 
-    return Case(name=name, config=config, reference=reference, run_ours=run_ours, run_reference=run_reference, **more)
+    return Case(
+        name=name,
+        config=config,
+        reference=reference,
+        run_ours=run_ours,
+        run_reference=run_reference,
+        table=table,
+        footnote=footnote,
+    )
 
 
 def dense() -> Iterator[Case]:
@@ -131,12 +143,12 @@ def dense() -> Iterator[Case]:
 def with_experts() -> Iterator[Case]:
     qwen3 = transformers.Qwen3MoeConfig(**THEIRS, **GROUPED[1], **NARROW[1], **EXPERTS[1], **theta(1e6))
     ours = Qwen3MoeConfig(**OURS, **GROUPED[0], **NARROW[0], **EXPERTS[0])
-    yield case("qwen3_moe, 4 of 16 experts", ours, transformers.Qwen3MoeForCausalLM(qwen3))
+    yield case("qwen3_moe, 4 of 16 experts", ours, transformers.Qwen3MoeForCausalLM(qwen3), footnote=ONE_BY_ONE)
     for name, config, reference in (
         ("deepseek_v2", DeepseekV2Config, deepseek_v2()),
         ("deepseek_v3", DeepseekV3Config, deepseek_v3()),
     ):
-        yield case(f"{name}, 4 of 16 experts", config(**OURS, **LATENT[0], **SCALED[name]), reference)
+        yield case(f"{name}, 4 of 16 experts", config(**OURS, **LATENT[0], **SCALED[name]), reference, footnote=ONE_BY_ONE)
 
 
 SCALED: dict[str, dict[str, Any]] = {"deepseek_v2": {}, "deepseek_v3": {"moe_router_topk_scaling_factor": 2.5}}

@@ -65,8 +65,9 @@ class ScaledDotProductAttention(nn.Module):
             return out_bnsd.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
         on_host = isinstance(packed_seq_params, PackedRow)
         lengths = list(packed_seq_params.lengths) if on_host else packed_seq_params.cu_seqlens_q.diff().tolist()
-        pieces = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True)  # type: ignore[no-untyped-call]
-        return torch.cat([self.attend(*piece, causal=causal) for piece in pieces], dim=1).transpose(0, 1)
+        # A batch of one each: to tensors of three dimensions torch would not apply its fused kernels.
+        rows = [x.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for x in (query, key, value)]  # type: ignore[no-untyped-call]
+        return torch.cat([self.attend(*piece, causal=causal) for piece in zip(*rows, strict=True)], dim=2)[0].transpose(0, 1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
         if value.shape[-1] < query.shape[-1]:
