@@ -56,8 +56,10 @@ def loongforge_components() -> list[ComponentSpec]:
             summary="LLaVA-OneVision 1.5: images of any size written as Qwen2.5-VL writes them, plain positions",
             modalities=("image", "video"),
             config="loongforge_models.llava_ov_1_5.config:LlavaOv15RecipeConfig",
+            weights="loongforge_models.llava_ov_1_5.weights:table",
+            reference="LLaVAOneVision1_5_ForConditionalGeneration of EvolvingLMMs-Lab/LLaVA-OneVision-1.5; transformers has none",
             paper="arXiv:2509.23661",
-            left_out="a table of the whole folder: its parts are exported one by one",
+            left_out="the format that transformers is about to have, llava_onevision1_5",
         ),
         ComponentSpec(
             kind="recipe",

@@ -65,11 +65,15 @@ def published(processor_class: type[Any], tokenizer: Path, talks: Sequence[Talk]
     encoder = ours.encoder("image")
     size = {"shortest_edge": PIXELS["min_pixels"], "longest_edge": PIXELS["max_pixels"]}
     image_processor = Qwen2VLImageProcessorPil(
-        patch_size=encoder.patch_size, size=size, image_mean=encoder.image_mean, image_std=encoder.image_std
+        patch_size=encoder.patch_size,
+        temporal_patch_size=encoder.temporal_patch_size,
+        size=size,
+        image_mean=encoder.image_mean,
+        image_std=encoder.image_std,
     )
     theirs = transformers.AutoTokenizer.from_pretrained(tokenizer)
     processor = without_videos(processor_class)(image_processor=image_processor, tokenizer=theirs, chat_template=TEMPLATE)
-    processor.video_processor = SimpleNamespace(merge_size=2, temporal_patch_size=2)
+    processor.video_processor = SimpleNamespace(merge_size=2, temporal_patch_size=encoder.temporal_patch_size)
     images = image_processor([load_image(str(folder / path)) for talk in talks for path in talk.items("image")], return_tensors="pt")
     films = [path for talk in talks for path in talk.items("video")]
     videos = {

@@ -16,12 +16,7 @@ from loongforge_core.weights.formats import whole_table
 CONFIGS = Path(loongforge_models.__file__).parent / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
 
-PART_BY_PART = {
-    "custom/intern_vit_qwen2_5_7b",
-    "digits_and_tones",
-    "llava_onevision/llava_onevision_1_5_4b",
-    "tones",
-}
+PART_BY_PART = {"custom/intern_vit_qwen2_5_7b", "digits_and_tones", "tones"}
 """Exported as a folder for each part."""
 
 

@@ -8,7 +8,4 @@ __all__ = ["LlavaOv15RecipeConfig"]
 
 
 class LlavaOv15RecipeConfig(QwenVlRecipeConfig):
-    """Images and videos are written as Qwen2.5-VL writes them, by its processor; positions are plain.
-
-    Left out: the whole model's published format, which is no class of transformers: an export has a folder for each part.
-    """
+    """Images and videos are written as Qwen2.5-VL writes them, by its processor; positions are plain."""

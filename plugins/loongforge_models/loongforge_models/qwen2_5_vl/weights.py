@@ -20,11 +20,9 @@ from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Given, K
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
 from loongforge_models.config_keys import EarlierAtTop, TypeName, tied_key, with_defaults
 from loongforge_models.qwen2_5_vl.config import TOKENS_PER_SECOND
-from loongforge_models.qwen_vl.weights import SLOTS, TOKEN_IDS, UNREAD_TOKENS, VIDEO_FILES, part, vision
+from loongforge_models.qwen_vl.weights import NAMES_IN_MEMORY, SLOTS, TOKEN_IDS, UNREAD_TOKENS, VIDEO_FILES, part, vision
 
 __all__ = ["table"]
-
-NAMES_IN_MEMORY = {"model.visual.": "visual.", "model.language_model.": "model."}
 
 TEXT_DEFAULTS = {
     "num_hidden_layers": 80,

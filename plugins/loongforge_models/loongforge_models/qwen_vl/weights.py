@@ -8,9 +8,12 @@ from dataclasses import replace
 from loongforge_core.weights.config_keys import Ignored
 from loongforge_core.weights.table import Table
 
-__all__ = ["SLOTS", "TOKEN_IDS", "UNREAD_TOKENS", "VIDEO_FILES", "part", "vision"]
+__all__ = ["NAMES_IN_MEMORY", "SLOTS", "TOKEN_IDS", "UNREAD_TOKENS", "VIDEO_FILES", "part", "vision"]
 
 SLOTS = ("image_encoder", "image_projector", "foundation")
+
+NAMES_IN_MEMORY = {"model.visual.": "visual.", "model.language_model.": "model."}
+"""Of the models whose published folders name the language model's tensors as if it were alone."""
 
 TOKEN_IDS = {"vision_start_token_id": "vision_start_token", "vision_end_token_id": "vision_end_token"}
 
