@@ -12,8 +12,8 @@ from loongforge_core.parallel.cpu import prepare_megatron
 
 prepare_megatron()
 
-# `make test` has two passes, one for each Megatron-Core. What does not depend on it is in the pass of the older one only. In that of the newer
-# one only, which is what clusters run, are most layouts; a sample of them is in both, and whatever Megatron's versions differ in most.
+# `make test` has two passes, one for each Megatron-Core. What does not depend on it is in the pass of the older one only. In that of the
+# newer one only, which is what clusters run, are most layouts; a sample of them is in both, and what Megatron's versions differ in most.
 # A pass says how many it leaves out.
 OLDER_ONLY = (
     "/test_published_",
