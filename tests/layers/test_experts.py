@@ -9,6 +9,7 @@ import pytest
 import torch
 from loongforge_llm.deepseek_v3.config import DeepseekV3Config
 from loongforge_llm.qwen3_moe.config import Qwen3MoeConfig
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from torch import Tensor
 
 from loongforge_core.layers.expert_config import ExpertDecoderConfig
@@ -16,6 +17,13 @@ from loongforge_core.layers.experts import SequenceRouter, sequence_members
 from loongforge_core.layers.packing import packed_row
 from loongforge_core.parallel.initialise import initialise
 from loongforge_core.testing.reference import ours
+
+
+@pytest.fixture(autouse=True)
+def unscaled() -> None:
+    """Megatron's schedules leave a scale of the router's loss behind, in whatever test of this process came before."""
+    MoEAuxLossAutoScaler.set_loss_scale(torch.tensor(1.0))
+
 
 VOCABULARY, EXPERTS, CHOICES = 50, 6, 2
 SIZES: Mapping[str, Any] = {
