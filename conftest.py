@@ -17,6 +17,11 @@ prepare_megatron()
 # A pass says how many it leaves out.
 OLDER_ONLY = (
     "tests/cli/test_several_processes.py::",
+    "tests/parallel/test_forked.py::",
+    "tests/parallel/test_launch.py::",
+    "tests/testing/",
+    "tests/train/test_versions.py::",
+    "examples/",
     "/test_published_",
     "::test_published_",
     "_processor.py::",
@@ -28,6 +33,7 @@ NEWER_ONLY = (
     "tests/matrix/",
     "tests/layouts/",
     "tests/train/test_kill.py::",
+    "::test_a_run_killed_again_and_again",
     "::test_every_layout",
     "/test_layouts.py::",
     "::test_layouts",
