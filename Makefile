@@ -52,7 +52,7 @@ $(NEWER_FOLDER)/installed: $(VENV)/test-tools
 
 test: $(VENV)/test-tools $(NEWER_FOLDER)/installed
 	$(WITH_OLDER) $(BIN)/python -m pytest -q $(IN_PARALLEL)
-	@echo "Again with Megatron-Core $(NEWER), everything that touches Megatron:"
+	@echo "Again with Megatron-Core $(NEWER), what depends on it:"
 	$(WITH_NEWER) $(BIN)/python -m pytest -q $(IN_PARALLEL) $(MEGATRON_TESTS)
 
 test-layouts: $(VENV)/test-tools $(NEWER_FOLDER)/installed
