@@ -27,9 +27,10 @@ def freeze(components: Components, settings: Mapping[str, SlotSettings]) -> None
         if settings[slot].freeze is True:
             component.requires_grad_(False)
             continue
-        for part in described_parameters(component):
-            if any(fnmatchcase(part.key, pattern) for pattern in patterns(settings[slot])):
-                part.data.requires_grad_(False)
+        if named := patterns(settings[slot]):
+            for part in described_parameters(component):
+                if any(fnmatchcase(part.key, pattern) for pattern in named):
+                    part.data.requires_grad_(False)
 
 
 def patterns(settings: SlotSettings) -> Sequence[str]:
@@ -38,21 +39,22 @@ def patterns(settings: SlotSettings) -> Sequence[str]:
 
 def check_patterns(parts: Sequence[Components], settings: Mapping[str, SlotSettings], pipeline: Any = None) -> None:
     """Raises ConfigError for every pattern that matches no parameter of its slot, here or on another rank of the group `pipeline`."""
-    here = {
-        slot: {part.key for component in parts if slot in component for part in described_parameters(component[slot])} for slot in settings
-    }
+    named = {slot: found for slot in settings if (found := patterns(settings[slot]))}
+    if not named:  # on every rank
+        return
+    here = {slot: {part.key for component in parts if slot in component for part in described_parameters(component[slot])} for slot in named}
     stages = [here]
     if pipeline is not None and pipeline.size() > 1:
         stages = [here] * pipeline.size()
         distributed.all_gather_object(stages, here, group=pipeline)
-    names = {slot: set().union(*(stage[slot] for stage in stages)) for slot in settings}
+    names = {slot: set().union(*(stage[slot] for stage in stages)) for slot in named}
     issues = [
         Issue(
             f"freezing pattern {pattern!r} matches no parameter of the slot{did_you_mean(pattern, sorted(names[slot]))}",
             f"model.{slot}.freeze",
         )
-        for slot in settings
-        for pattern in patterns(settings[slot])
+        for slot, wanted in named.items()
+        for pattern in wanted
         if not any(fnmatchcase(name, pattern) for name in names[slot])
     ]
     if issues:

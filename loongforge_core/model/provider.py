@@ -6,7 +6,7 @@ padded vocabulary) to the components, which know only their config and their bui
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,8 +59,9 @@ class OmniModelProvider:
         settings = self.composition.run
         model = self.build(context)
         for slot, component in model.components().items():
-            require_described(slot, component)
-            mark_owned(component)
+            described = list(described_parameters(component))
+            require_described(slot, component, described)
+            mark_owned(described)
         if context.device.type != "meta":
             filled = self.fill(model.components()) if self.fill else ()
             initialise(model.components(), seed=settings.train.seed, filled=filled)
@@ -129,10 +130,10 @@ class OmniModelProvider:
         )
 
 
-def require_described(slot: str, component: Component[Any]) -> None:
+def require_described(slot: str, component: Component[Any], described: Iterable[Any]) -> None:
     """Raises PluginError naming parameters that would have no initial value, no owner and no place in a checkpoint."""
-    described = {id(part.data) for part in described_parameters(component)}
-    if missing := [name for name, parameter in component.named_parameters() if id(parameter) not in described]:
+    known = {id(part.data) for part in described}
+    if missing := [name for name, parameter in component.named_parameters() if id(parameter) not in known]:
         raise PluginError(f"the component in slot {slot} leaves parameters out of its `sharded_state_dict`: {', '.join(missing)}")
 
 

@@ -7,7 +7,7 @@ copy of number zero is stored, and of the ranks that share their data the one th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +74,13 @@ def described_parameters(module: Any) -> Iterator[Any]:
             yield part
 
 
-def mark_owned(module: Any) -> None:
-    """Marks every parameter of a component for Megatron's gradient norm, so that it is counted once.
+def mark_owned(described: Iterable[Any]) -> None:
+    """Marks `described_parameters` of a component for Megatron's gradient norm, so that each is counted once.
 
     Megatron's layers mark split tensors themselves, but only while they draw initial values, which ours do not; and a layer with tensor
     size 1 marks its parameters as split too.
     """
-    for part in described_parameters(module):
+    for part in described:
         # Megatron counts what is split over tensor ranks everywhere, and of that what is not shared.
         part.data.tensor_model_parallel = True
         part.data.shared = any(replica(part)[:-1])
