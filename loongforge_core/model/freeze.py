@@ -42,7 +42,9 @@ def check_patterns(parts: Sequence[Components], settings: Mapping[str, SlotSetti
     named = {slot: found for slot in settings if (found := patterns(settings[slot]))}
     if not named:  # on every rank
         return
-    here = {slot: {part.key for component in parts if slot in component for part in described_parameters(component[slot])} for slot in named}
+    here = {
+        slot: {part.key for component in parts if slot in component for part in described_parameters(component[slot])} for slot in named
+    }
     stages = [here]
     if pipeline is not None and pipeline.size() > 1:
         stages = [here] * pipeline.size()
