@@ -139,6 +139,7 @@ def fork_here(work: Callable[[], T], world_size: int) -> list[T]:
 
     They share what it has loaded, its terminal and a default process group. Raises RankError as `run_ranks` does.
     """
+    load_for_all()
 
     def run(rank: int, folder: Path) -> T:
         join(rank, world_size, folder)
@@ -184,21 +185,30 @@ def stop_server(server: Connection) -> None:
     server.close()
 
 
-# ---- in the server --------------------------------------------------------------------------------------------------
+# ---- before ranks are forked ----------------------------------------------------------------------------------------
 
 LOADED_FOR_ALL = (
     "megatron.core.dist_checkpointing",
     "megatron.core.models.gpt.gpt_layer_specs",
     "megatron.core.optimizer",
     "megatron.core.pipeline_parallel",
+    "torch._dynamo",  # which the first of torch's optimizers imports: a second and more
 )
+
+
+def load_for_all() -> None:
+    """What else every rank would load by itself."""
+    for name in LOADED_FOR_ALL:
+        importlib.import_module(name)
+
+
+# ---- in the server --------------------------------------------------------------------------------------------------
 
 
 def serve(connection_number: int) -> None:
     requests = Connection(connection_number)
     sys.modules.pop("__mp_main__", None)  # multiprocessing's name for this server's own main module
-    for name in LOADED_FOR_ALL:
-        importlib.import_module(name)
+    load_for_all()
     while True:
         try:
             job: Job = requests.recv()
