@@ -94,6 +94,14 @@ class ScalingKey(Key):
         return super().read(given) if self.spelled(given) else {}
 
 
+class AxesKey(Key):
+    """Of positions of three axes. The folder of a language model alone says nothing of them and fits all the same: text has one position
+    on every axis. A whole model's table, whose class assumes something, has a key of its own."""
+
+    def problem(self, given: Given, config: Any) -> str:
+        return super().problem(given, config) if self.spelled(given) else ""
+
+
 def rotary_keys() -> tuple[ConfigKey, ...]:
     """Rotary positions, as transformers writes them since version 5; before, their base stood alone and the rest in `rope_scaling`."""
 
@@ -101,7 +109,7 @@ def rotary_keys() -> tuple[ConfigKey, ...]:
         return ScalingKey(f"rope_parameters.{name}", f"rotary_scaling.{name}", default, also=(f"rope_scaling.{name}",), **more)
 
     def mrope(name: str, default: Any = None) -> Key:
-        return Key(f"rope_parameters.mrope_{name}", f"mrope_{name}", default, also=(f"rope_scaling.mrope_{name}",), optional=True)
+        return AxesKey(f"rope_parameters.mrope_{name}", f"mrope_{name}", default, also=(f"rope_scaling.mrope_{name}",), optional=True)
 
     return (
         Key("rope_parameters.rope_theta", "rotary_base", 10000.0, also=("rope_theta",)),

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from loongforge_core.layers.expert_config import ExpertDecoderConfig
-from loongforge_core.weights.config_keys import ConfigKey, Given, join_path, lookup
+from loongforge_core.weights.config_keys import ConfigKey, Given, Key, join_path, lookup
 from loongforge_core.weights.decoder import OUR_LAYER, THEIR_LAYER, mlp_rules
 from loongforge_core.weights.rules import TENSOR, Copy, Rule, per_layer
 
-__all__ = ["Together", "expert_layer_rules", "expert_rules", "replaced_keys"]
+__all__ = ["RouterLoss", "Together", "expert_layer_rules", "expert_rules", "replaced_keys"]
 
 
 def expert_layer_rules(config: ExpertDecoderConfig, attention: Sequence[Rule]) -> tuple[Rule, ...]:
@@ -44,6 +44,13 @@ def replaced_keys(keys: Iterable[ConfigKey], *own: ConfigKey) -> tuple[ConfigKey
     """`own`, and those of `keys` that claim nothing of theirs."""
     claimed = {name for key in own for name in key.claims()}
     return (*own, *(key for key in keys if not claimed.intersection(key.claims())))
+
+
+class RouterLoss(Key):
+    """The coefficient of the router's loss. Each training chooses its own: weights that were made with another fit all the same."""
+
+    def problem(self, given: Given, config: Any) -> str:
+        return ""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ folder/<slot>/...                                                               
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,13 +110,20 @@ def export_component(folder: Path, source: Component[Any] | Mapping[str, Compone
 
 def write_component(folder: Path, tensors: Mapping[str, WholeTensor], table: Table, config: Any, *, max_shard_bytes: int) -> None:
     check_complete(table, tensors)
-    dtypes = {tensor.dtype for tensor in tensors.values()}
     tree = write_config(table.keys, config)
     if table.model_type:
-        dtype = str(max(dtypes, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
+        dtype = str(dtype_of_most(tensors.values())).removeprefix("torch.")
         tree |= {"model_type": table.model_type, "architectures": list(table.architectures), "dtype": dtype}
     write_json(folder / "config.json", tree)
     write_tensors(folder, [chunk(entry, tensors) for entry in table.entries], max_shard_bytes=max_shard_bytes)
+
+
+def dtype_of_most(tensors: Iterable[WholeTensor]) -> torch.dtype:
+    """Of most values: the few that are more precise than the rest, such as biases by which experts are chosen, say so themselves."""
+    values: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        values[tensor.dtype] += math.prod(tensor.shape)
+    return max(values, key=values.__getitem__)
 
 
 def check_complete(table: Table, held: Mapping[str, WholeTensor]) -> None:
@@ -153,6 +162,8 @@ def write_companions(folder: Path, table: Table, composition: Composition, regis
         return
     foundation = composition.foundation
     tokenizer.write(folder, tuple(tokens.values()), vocab_size=foundation.vocab_size if foundation else None)
+    if table.processor is not None:
+        tokenizer.write_names(folder, {name: getattr(recipe, token) for name, token in table.processor.tokenizer_names.items()})
     ids = {key: tokenizer.token_id(token) for key, token in tokens.items()}
     write_json(folder / "config.json", {**read_json(folder / "config.json"), **ids})
     if table.generates:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from loongforge_core.component import ComponentConfig, ComponentSpec
-from loongforge_core.config.composition import FOUNDATION, Composition
+from loongforge_core.config.composition import Composition
+from loongforge_core.config.slot_names import FOUNDATION
 from loongforge_core.errors import PluginError
 from loongforge_core.layers.interfaces import Component
 from loongforge_core.registry.registry import Registry

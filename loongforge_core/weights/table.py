@@ -56,6 +56,8 @@ class ProcessorFiles:
     """Its key for that token; empty: it has none, and the tokenizer says which."""
     more: Mapping[str, str] = field(default_factory=dict)
     """Files for other modalities that go through that encoder: modality -> file."""
+    tokenizer_names: Mapping[str, str] = field(default_factory=dict)
+    """Tokens that it knows by names of the tokenizer's: name -> the field of the recipe's config that says which."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loongforge_core.errors import WeightsError
+from loongforge_core.weights.folder import read_json, write_json
 
 __all__ = ["TOKENIZER_FILES", "TokenizerFiles"]
 
@@ -58,6 +59,17 @@ class TokenizerFiles:
                 f"are too few to add it (id {self.token_id(beyond[0])}); add it to the tokenizer, or enlarge vocab_size"
             )
         self.tokenizer.save_pretrained(target)
+
+    def write_names(self, target: Path, names: Mapping[str, str]) -> None:
+        """Says in the files in `target` which token goes by each of these names, where the tokenizer has it from nobody yet."""
+        new = {name: token for name, token in names.items() if getattr(self.tokenizer, name, None) != token}
+        if not new:
+            return
+        file = target / "tokenizer_config.json"
+        tree = read_json(file) if file.is_file() else {}
+        known = tree.get("extra_special_tokens") or {}
+        # Version 5 of transformers has a list there, and names at the top; before, both were one mapping, which it reads too.
+        write_json(file, {**tree, **(new if isinstance(known, list) else {"extra_special_tokens": {**known, **new}})})
 
     def token_id(self, token: str) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(token))

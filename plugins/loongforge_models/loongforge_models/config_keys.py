@@ -7,15 +7,39 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from loongforge_core.weights.config_keys import ConfigKey, Constant, Given, Key
+from loongforge_core.weights.config_keys import ABSENT, ConfigKey, Constant, Given, Key
 
-__all__ = ["EarlierAtTop", "TypeName", "tied_key", "with_defaults"]
+__all__ = ["EarlierAtTop", "TiedAtTop", "TypeName", "axes_key", "tied_key", "with_defaults"]
 
 
 def tied_key(default: bool, also: tuple[str, ...] = (), *, key: type[Key] = Key) -> Key:
     """Whether the output layer is the embedding table, said at the top; `default` is the class's."""
     tied = {True: False, False: True}
     return key("tie_word_embeddings", "untie_embeddings_and_output_weights", default, also=also, values=tied, section="foundation")
+
+
+@dataclass(frozen=True)
+class TiedAtTop(Key):
+    """For `tied_key`, of a class that looks at the top, and that keeps apart what a folder has apart; `also` is the text's own key.
+
+    Version 4 of transformers wrote that one alone, and looked at no other. Where neither is there, the tensors say it: an output layer
+    that is missing, or that is not the table, is an error of its own.
+    """
+
+    def spelled(self, given: Given) -> Mapping[str, Any]:
+        return dict(list(super().spelled(given).items())[:1])
+
+    def problem(self, given: Given, config: Any) -> str:
+        return super().problem(given, config) if self.spelled(given) else ""
+
+    def write(self, config: Any) -> Mapping[str, Any]:
+        return dict.fromkeys(self.claims(), self.expected(config))
+
+
+def axes_key(name: str, default: Any = ABSENT) -> Key:
+    """Of positions of three axes, in the text's section: in the place of the language model's own, with what the whole class assumes."""
+    spelled = [f"text_config.{rotary}.mrope_{name}" for rotary in ("rope_parameters", "rope_scaling")]
+    return Key(spelled[0], f"mrope_{name}", default, also=tuple(spelled[1:]), section="foundation")
 
 
 def with_defaults(keys: Iterable[ConfigKey], defaults: Mapping[str, Any]) -> tuple[ConfigKey, ...]:

@@ -27,7 +27,7 @@ def loongforge_components() -> list[ComponentSpec]:
             weights="loongforge_models.intern_vl.weights:table",
             reference="transformers.InternVLForConditionalGeneration",
             paper="arXiv:2404.16821",
-            left_out="exporting OpenGVLab's format, which is read",
+            left_out="exporting OpenGVLab's format, which is read, where transformers has a class for the mix",
         ),
         ComponentSpec(
             kind="recipe",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from loongforge_core.cli.main import main
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.collate import collate, collate_packed
@@ -25,7 +27,7 @@ from loongforge_core.data.training_data import load_sample_maker
 from loongforge_core.model.batch import PLACEHOLDER_ID, Batch
 from loongforge_core.registry.registry import Registry
 from loongforge_core.testing.parity import check_parity
-from loongforge_core.testing.reference import our_model, redraw, save_reference
+from loongforge_core.testing.reference import different_tensors, our_model, redraw, save_reference
 from loongforge_core.testing.roundtrip import check_loads_without_remarks, check_same_folder
 from loongforge_core.weights.export_hf import export_hf
 from loongforge_core.weights.load import import_model
@@ -191,3 +193,20 @@ def check_whole_round_trip(
         check_same_folder(folder / "export", folder / "again", built.table)
     check_loads_without_remarks(reference, folder / "export", folder / "resaved")
     return folder / "export"
+
+
+def check_merging(
+    model: Mapping[str, Any], folders: Mapping[str, Path], parts: Mapping[str, nn.Module], folder: Path, tokenizer: Path
+) -> None:
+    """`export-hf` of slots that name `pretrained` folders: transformers loads what it writes, every tensor of every part and no other.
+
+    `parts` are what the folders hold, by the prefix of their names in the whole's memory.
+    """
+    slots = {name: {**model[name], "pretrained": str(path)} for name, path in folders.items()}
+    run = {"model": {**model, **slots}, "tokenizer": str(tokenizer), "output_dir": str(folder / "none"), "train": TRAIN}
+    (folder / "merging.yaml").write_text(json.dumps(run))
+    assert main(["export-hf", str(folder / "merging.yaml"), "--output", str(folder / "merged")]) == 0
+    whole, remarks = AutoModelForImageTextToText.from_pretrained(folder / "merged", output_loading_info=True)
+    assert not any(remarks.values())
+    expected = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.state_dict().items()}
+    assert not different_tensors(expected, dict(whole.state_dict()))

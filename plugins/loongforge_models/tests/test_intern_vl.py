@@ -1,4 +1,4 @@
-"""InternVL as a whole: tokens, logits, gradients and folders are those of transformers; OpenGVLab's folders are read and written too."""
+"""InternVL as a whole: tokens, logits, gradients and folders are those of transformers."""
 
 from __future__ import annotations
 
@@ -11,98 +11,28 @@ import pytest
 import torch
 import transformers
 from families import (
-    VOCAB_SIZE,
     Given,
     Talk,
+    check_merging,
     check_pixels,
     check_whole_parity,
     check_whole_round_trip,
-    compose,
     samples_of,
     save_image,
     save_tokenizer,
     token_id,
     without_videos,
 )
+from intern_vl import CASES, TEMPLATE, TEXT_TEMPLATE, TOKENS, composition, model, reference, tokenizer_in
 from transformers.image_utils import load_image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from loongforge_core.config.composition import Composition
-from loongforge_core.errors import WeightsError
 from loongforge_core.registry.registry import Registry
-from loongforge_core.testing.reference import different_tensors, our_model, read_tensors, redraw
+from loongforge_core.testing.reference import our_model, redraw
 from loongforge_core.weights.export_hf import export_component, export_hf
+from loongforge_core.weights.formats import slot_table
 from loongforge_core.weights.load import import_model
-
-TOKENS = ("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
-NAMED = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
-# Written after the template of the folders for transformers, and after InternLM2's, which OpenGVLab's folders have.
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['content'] is string %}"
-    "{{ message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}"
-    "{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'video' %}{{ '<video>\n' }}{% elif content['type'] == 'text' %}"
-    "{{ content['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-TEXT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-ENCODER: dict[str, Any] = {
-    "type": "intern_vit",
-    "also_encodes": ["video"],
-    "num_layers": 2,
-    "hidden_size": 32,
-    "ffn_hidden_size": 40,
-    "num_attention_heads": 4,
-    "image_size": 8,
-    "patch_size": 2,
-    "max_tiles": 4,
-}
-LARGE = {"normalization": "RMSNorm", "add_qkv_bias": False, "qk_layernorm": True}
-"""What differs in InternViT-6B."""
-FOUNDATION = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 4, "num_query_groups": 2}
-FOUNDATION |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 512, "rotary_base": 1e6}
-
-VISION = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 4, "attention_bias": True}
-VISION |= {"image_size": [8, 8], "patch_size": [2, 2]}
-THEIR_LARGE = {"norm_type": "rms_norm", "attention_bias": False, "use_qk_norm": True}
-TEXT = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-TEXT |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 512, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
-EXPERTS = {"num_moe_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 24, "moe_router_load_balancing_type": "none"}
-THEIR_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
-TEXTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "qwen2": ({}, {}),
-    "qwen3": ({"kv_channels": 16}, {"head_dim": 16}),
-    "qwen3_moe": (EXPERTS, THEIR_EXPERTS),
-    "internlm2": ({"rotary_scaling": {"type": "dynamic", "factor": 2.0}}, {}),
-}
-
-CASES: list[dict[str, Any]] = [{}, {"large": True, "text": "qwen3"}, {"text": "qwen3_moe"}, {"tied": True}]
-
-
-def composition(tokenizer: Path | None = None, *, large: bool = False, text: str = "qwen2", tied: bool = False) -> Composition:
-    foundation = {"type": text, **FOUNDATION, **TEXTS[text][0], "untie_embeddings_and_output_weights": not tied}
-    encoder = {**ENCODER, **(LARGE if large else {})}
-    projector = {"type": "intern_mlp"}
-    return compose({"model_type": "intern_vl", "image_encoder": encoder, "image_projector": projector, "foundation": foundation}, tokenizer)
-
-
-def reference(*, large: bool = False, text: str = "qwen2", tied: bool = False) -> Any:
-    config = transformers.InternVLConfig(
-        vision_config={**VISION, **(THEIR_LARGE if large else {})},
-        text_config={"model_type": text, **TEXT, **TEXTS[text][1], "tie_word_embeddings": tied},
-        tie_word_embeddings=tied,
-        image_token_id=token_id("<IMG_CONTEXT>", TOKENS),
-        image_seq_length=4,
-    )
-    return transformers.InternVLForConditionalGeneration(config)
-
-
-def tokenizer_in(folder: Path, template: str = TEMPLATE) -> Path:
-    named = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "extra_special_tokens": NAMED}
-    return save_tokenizer(folder / "tokenizer", TOKENS, template, **named)
 
 
 def talks_in(folder: Path) -> list[Talk]:
@@ -168,93 +98,55 @@ def test_round_trip(case: dict[str, Any], tmp_path: Path) -> None:
     assert json.loads((export / "processor_config.json").read_text()) == {"processor_class": "InternVLProcessor", "image_seq_length": 4}
 
 
-# ------------------------------------------------------------------------------------------------------- OpenGVLab's own folders
-
-
-def test_the_same_weights_in_both_formats(tmp_path: Path) -> None:
-    """Written in OpenGVLab's format, under its published names, and read again: the same tensors in transformers' format as before."""
-    theirs, ours = reference(), composition()
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_parts_become_one_starting_folder(case: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a tower, a language model, and a projector that nobody publishes alone: its folder is of our own export."""
+    theirs = reference(**case)
     redraw(theirs)
-    theirs.save_pretrained(tmp_path / "transformers")
-    for folder in ("opengvlab", "back"):
-        (tmp_path / folder).mkdir()
+    text = theirs.config.text_config
+    text.tie_word_embeddings = case.get("tied", False)
+    language = transformers.AutoModelForCausalLM.from_config(text)
+    redraw(language, seed=1)
+    theirs.model.vision_tower.save_pretrained(tmp_path / "tower")
+    language.save_pretrained(tmp_path / "language")
+    theirs.save_pretrained(tmp_path / "whole")
+    ours, registry = composition(**case), Registry.discover()
     with our_model(ours) as built:
-        import_model(tmp_path / "transformers", built.target, ours, Registry.discover())
-        export_component(tmp_path / "opengvlab", built.target, built.table.alternatives["OpenGVLab"], built.config)
-        redraw(built.model, seed=1)
-        import_model(tmp_path / "opengvlab", built.target, ours, Registry.discover())
-        export_component(tmp_path / "back", built.target, built.table, built.config)
-    assert not different_tensors(read_tensors(tmp_path / "transformers"), read_tensors(tmp_path / "back"))
-    names = read_tensors(tmp_path / "opengvlab").keys()
-    assert not PUBLISHED_NAMES - names
-    assert {name.split(".")[0] for name in names} == {"vision_model", "mlp1", "language_model"}
+        import_model(tmp_path / "whole", built.target, ours, registry)
+        projector = built.target["image_projector"]
+        (tmp_path / "projector").mkdir()
+        table = slot_table(ours.slots["image_projector"].spec, projector, registry)
+        export_component(tmp_path / "projector", projector, table, projector.config)
+    folders = {"image_encoder": tmp_path / "tower", "image_projector": tmp_path / "projector", "foundation": tmp_path / "language"}
+    parts = {
+        "model.vision_tower.": theirs.model.vision_tower,
+        "model.multi_modal_projector.": theirs.model.multi_modal_projector,
+        "model.language_model.": language.model,
+        "lm_head.": language.lm_head,
+    }
+    check_merging(model(**case), folders, parts, tmp_path, tokenizer_in(tmp_path))
+    said = capsys.readouterr().err
+    assert "merging image_encoder, image_projector, foundation" in said and "not trained" not in said
 
 
-PUBLISHED_NAMES = {
-    "vision_model.embeddings.class_embedding",
-    "vision_model.embeddings.position_embedding",
-    "vision_model.encoder.layers.1.attn.qkv.bias",
-    "vision_model.encoder.layers.1.ls2",
-    "mlp1.0.weight",
-    "mlp1.1.bias",
-    "mlp1.3.weight",
-    "language_model.lm_head.weight",
-    "language_model.model.layers.1.self_attn.k_proj.bias",
-}
-
-PUBLISHED_CONFIG = {
-    "_commit_hash": None,
-    "architectures": ["InternVLChatModel"],
-    "auto_map": {"AutoModel": "modeling_internvl_chat.InternVLChatModel"},
-    "downsample_ratio": 0.5,
-    "dynamic_image_size": True,
-    "force_image_size": 8,
-    "max_dynamic_patch": 4,
-    "min_dynamic_patch": 1,
-    "model_type": "internvl_chat",
-    "ps_version": "v2",
-    "select_layer": -1,
-    "template": "internvl2_5",
-    "torch_dtype": "bfloat16",
-    "transformers_version": None,
-    "use_backbone_lora": 0,
-    "use_llm_lora": 0,
-    "use_thumbnail": True,
-}
-"""What a published folder of InternVL2.5-8B says beside its two sections, at the size of these tests."""
-
-
-def test_internlm2_is_exported_as_opengvlab_publishes_it(tmp_path: Path) -> None:
-    ours, registry = composition(text="internlm2"), Registry.discover()
-    tokenizer = tokenizer_in(tmp_path, TEXT_TEMPLATE)
+@pytest.mark.parametrize("more", [{}, {"extra_special_tokens": ["<|im_start|>"]}], ids=["as before version 5", "as saved by version 5"])
+def test_an_export_names_the_tokens_that_the_processor_asks_the_tokenizer_for(more: dict[str, Any], tmp_path: Path) -> None:
+    """OpenGVLab's tokenizers have no names for them, and no token for a video."""
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    tokenizer = save_tokenizer(tmp_path / "tokenizer", TOKENS[:-1], TEMPLATE, **named, **more)
+    ours = composition(tokenizer)
     with our_model(ours) as built:
-        export_hf(built.target, ours, registry, tmp_path / "export", tokenizer=tokenizer)
-        config = json.loads((tmp_path / "export" / "config.json").read_text())
-        sections = {"llm_config": config["llm_config"], "vision_config": config["vision_config"]}
-        assert (sections["llm_config"]["model_type"], sections["vision_config"]["model_type"]) == ("internlm2", "intern_vit_6b")
-        sections["llm_config"] |= {
-            "attn_implementation": "flash_attention_2",
-            "auto_map": {"AutoConfig": "a.B"},
-            "tie_word_embeddings": False,
-        }
-        (tmp_path / "export" / "config.json").write_text(json.dumps({**PUBLISHED_CONFIG, **sections}))
-        before = {name: parameter.clone() for name, parameter in built.model.named_parameters()}
-        redraw(built.model, seed=1)
-        import_model(tmp_path / "export", built.target, ours, registry)
-        assert not different_tensors(before, dict(built.model.named_parameters()))
-    assert "language_model.model.tok_embeddings.weight" in read_tensors(tmp_path / "export")
-
-
-def test_an_opengvlab_folder_that_disagrees_is_refused(tmp_path: Path) -> None:
-    ours = composition()
-    (tmp_path / "folder").mkdir()
-    with our_model(ours) as built:
-        export_component(tmp_path / "folder", built.target, built.table.alternatives["OpenGVLab"], built.config)
-        config = json.loads((tmp_path / "folder" / "config.json").read_text())
-        (tmp_path / "folder" / "config.json").write_text(json.dumps({**config, "ps_version": "v1", "max_dynamic_patch": 6}))
-        with pytest.raises(WeightsError, match=r"ps_version is 'v1' in the file; only 'v2' is supported") as raised:
-            import_model(tmp_path / "folder", built.target, ours, Registry.discover())
-        assert "max_dynamic_patch is 6 in the file, but our image_encoder.max_tiles says 4" in str(raised.value)
+        export_hf(built.target, ours, Registry.discover(), tmp_path / "export", tokenizer=tokenizer)
+    processor = without_videos(transformers.InternVLProcessor)(
+        image_processor=transformers.AutoImageProcessor.from_pretrained(tmp_path / "export"),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(tmp_path / "export"),
+        image_seq_length=4,
+    )
+    path = tmp_path / save_image(tmp_path / "a.png", 8, 8, seed=1)
+    given = processor(text=["<IMG_CONTEXT>\nWhat?"], images=[load_image(str(path))])["input_ids"]
+    assert processor.tokenizer.decode(given[0]) == "<img>" + "<IMG_CONTEXT>" * 4 + "</img>\nWhat?"
+    assert processor.video_token == "<video>"
+    assert set(more.get("extra_special_tokens", ())) <= set(processor.tokenizer.all_special_tokens)
 
 
 def test_the_marks_go_into_text_where_a_template_takes_no_parts(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from loongforge_core.testing.reference import Ours, different_tensors, our_model
 from loongforge_core.testing.roundtrip import check_loads_without_remarks
 from loongforge_core.testing.sizes import check_published_model
 from loongforge_core.weights.export_hf import export_hf
+from loongforge_core.weights.formats import whole_table
 from loongforge_core.weights.import_hf import import_hf
 from loongforge_core.weights.load import import_model
 
@@ -211,8 +212,8 @@ def test_published_size() -> None:
     vision |= {"num_attention_heads": 16, "image_size": 336, "patch_size": 14, "projection_dim": 768, "vocab_size": 32000}
     text = {"model_type": "llama", "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
     text |= {"num_attention_heads": 32, "num_key_value_heads": 32, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
-    figures = transformers.LlavaConfig(vision_config=vision, text_config=text)
-    check_published_model("llava1.5/llava1_5_7b", transformers.LlavaForConditionalGeneration, figures, parameters=7_063_427_072)
+    figures, counts = transformers.LlavaConfig(vision_config=vision, text_config=text), {"parameters": 7_063_427_072, "disk_tensors": 686}
+    check_published_model("llava1.5/llava1_5_7b", transformers.LlavaForConditionalGeneration, figures, **counts)
 
 
 # ---------------------------------------------------------------------------------------------------------------- export
@@ -253,6 +254,16 @@ def test_published_class_of_a_free_combination(tmp_path: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
         assert (manifest["layout"], manifest["recipe"]["name"]) == ("published", "default")
         assert manifest["slots"]["image_encoder"]["distribution"] == "loongforge_vit"
+
+
+def test_a_language_model_that_transformers_does_not_have_is_exported_part_by_part() -> None:
+    """LLaVA's class could not build its text model."""
+    registry = Registry.discover()
+    for text, has_format in (("llama", True), ("internlm2", False)):
+        chosen = composition(text=text)
+        assert (whole_table(chosen, registry) is not None) == has_format
+    with pytest.raises(ValueError, match="Unrecognized model type for subconfig: internlm2"):
+        transformers.LlavaConfig(text_config={"model_type": "internlm2"})
 
 
 def test_dtype_is_the_model_s(tmp_path: Path) -> None:

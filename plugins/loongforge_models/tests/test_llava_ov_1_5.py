@@ -113,7 +113,7 @@ def test_round_trip(tied: bool, tmp_path: Path) -> None:
 
 
 def test_processor_files_are_those_of_the_published_processor(tmp_path: Path) -> None:
-    """Qwen2.5-VL's, with one frame in a patch; a folder without a file for videos has the same settings for them."""
+    """Qwen2.5-VL's, with one frame in a patch; a video's frames have the limits of images."""
     ours = composition(tokenizer_in(tmp_path))
     with our_model(ours) as built:
         export_hf(built.target, ours, Registry.discover(), tmp_path / "export", tokenizer=ours.run.tokenizer)
@@ -124,6 +124,9 @@ def test_processor_files_are_those_of_the_published_processor(tmp_path: Path) ->
     assert (list(loaded.image_mean), list(loaded.image_std)) == (encoder.image_mean, encoder.image_std)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == TEMPLATE
     assert json.loads((tmp_path / "export" / "processor_config.json").read_text()) == {"processor_class": "Qwen2_5_VLProcessor"}
+    image, video = (json.loads((tmp_path / "export" / f"{name}preprocessor_config.json").read_text()) for name in ("", "video_"))
+    assert (image.pop("image_processor_type"), video.pop("video_processor_type")) == ("Qwen2VLImageProcessor", "Qwen2VLVideoProcessor")
+    assert image == video
 
 
 def saved(folder: Path, *, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] | None = None, **top: Any) -> LlavaOv15:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import VOCAB_SIZE, check_pixels, check_whole_parity, check_whole_round_trip, compose, respell
+from families import VOCAB_SIZE, check_merging, check_pixels, check_whole_parity, check_whole_round_trip, compose, respell
 from qwen_vl import PIXELS, TOKEN_IDS, check_processor_files, published, talks_in, tokenizer_in
 
 from loongforge_core.config.composition import Composition
@@ -53,9 +53,12 @@ TEXT |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 512, "rms_norm_eps
 ROTARY = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1]}
 
 
+def model(*, tied: bool = False) -> dict[str, Any]:
+    return {**MODEL, "foundation": {**MODEL["foundation"], "untie_embeddings_and_output_weights": not tied}}
+
+
 def composition(tokenizer: Path | None = None, *, tied: bool = False) -> Composition:
-    foundation = {**MODEL["foundation"], "untie_embeddings_and_output_weights": not tied}
-    return compose({**MODEL, "foundation": foundation}, tokenizer)
+    return compose(model(tied=tied), tokenizer)
 
 
 def reference(*, tied: bool = False) -> Any:
@@ -90,6 +93,64 @@ def published_config(folder: Path, **changes: Any) -> None:
     vision |= {"in_chans": vision.pop("in_channels"), "spatial_patch_size": vision["patch_size"]}
     text |= {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}, "sliding_window": 32768}
     (folder / "config.json").write_text(json.dumps({**tree, **text, "vision_token_id": 260, **changes}))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parts_become_one_starting_folder(tied: bool, tmp_path: Path) -> None:
+    """Of a tower, whose folder has the merger too, and of a language model that has read nothing but text."""
+    tower, rotary = reference().model.visual, {"rope_type": "default", "rope_theta": 1e6}
+    language = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**TEXT, rope_parameters=rotary, tie_word_embeddings=tied))
+    for name, part in {"tower": tower, "language": language}.items():
+        redraw(part)
+        part.save_pretrained(tmp_path / name)
+    folders = {"image_encoder": tmp_path / "tower", "image_projector": tmp_path / "tower", "foundation": tmp_path / "language"}
+    parts = {"model.visual.": tower, "model.language_model.": language.model, "lm_head.": language.lm_head}
+    check_merging(model(tied=tied), folders, parts, tmp_path, tokenizer_in(tmp_path))
+
+
+def config_of_version_4(folder: Path, *, top: bool) -> None:
+    """Rewrites config.json as versions 4.52 to 4.57 saved it: the text's keys in their section, of which 4.57 repeats none at the `top`."""
+    tree = json.loads((folder / "config.json").read_text())
+    published_config(folder)
+    earlier = json.loads((folder / "config.json").read_text())
+    kept = {name: earlier[name] for name in (*TOKEN_IDS, "vision_token_id", "architectures", "model_type", "tie_word_embeddings")}
+    text = {name: earlier[name] for name in (*tree["text_config"], "rope_theta", "sliding_window") if name in earlier}
+    text["rope_scaling"] = {"type": "default", "rope_type": "default", "mrope_section": [2, 1, 1]}
+    text |= {"architectures": earlier["architectures"], "model_type": "qwen2_5_vl_text", "layer_types": ["full_attention"] * 2}
+    text |= {"image_token_id": None, "video_token_id": None}
+    text |= {name: earlier[name] for name in ("vision_start_token_id", "vision_end_token_id", "vision_token_id")}
+    vision = {**earlier["vision_config"], "model_type": "qwen2_5_vl", "in_channels": 3, "torch_dtype": "float32"}
+    own = {**(earlier if top else kept), "text_config": text, "vision_config": vision, "transformers_version": "4.53.1"}
+    (folder / "config.json").write_text(json.dumps(own))
+
+
+@pytest.mark.parametrize("top", [True, False], ids=["keys twice", "keys once"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_folders_of_version_4_are_read(tied: bool, top: bool, tmp_path: Path) -> None:
+    """What users have trained since 2025, with ids of tokens in the text's section; where the tables are one, that alone says so."""
+    theirs, ours = reference(tied=tied), composition(tied=tied)
+    redraw(theirs)
+    theirs.save_pretrained(tmp_path)
+    config_of_version_4(tmp_path, top=top)
+    if tied:
+        tree = json.loads((tmp_path / "config.json").read_text())
+        tree["text_config"]["tie_word_embeddings"] = tree.pop("tie_word_embeddings")
+        (tmp_path / "config.json").write_text(json.dumps(tree))
+    with our_model(ours) as built:
+        import_model(tmp_path, built.target, ours, Registry.discover())
+        assert torch.equal(built.target["image_projector"].merger.linear_fc2.bias, theirs.model.visual.merger.mlp[2].bias)
+
+
+def test_a_folder_without_axes_is_not_read_as_one_of_the_whole(tmp_path: Path) -> None:
+    """The class assumes [16, 24, 24]; that a language model alone may say nothing of axes does not hold here."""
+    reference().save_pretrained(tmp_path)
+    tree = json.loads((tmp_path / "config.json").read_text())
+    del tree["text_config"]["rope_parameters"]["mrope_section"]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    ours = composition()
+    said = r"text_config.rope_parameters.mrope_section is \[16, 24, 24\] in the file, but our foundation.mrope_section says \[2, 1, 1\]"
+    with our_model(ours) as built, pytest.raises(WeightsError, match=said):
+        import_model(tmp_path, built.target, ours, Registry.discover())
 
 
 NAMES_IN_MEMORY = {"model.": "model.language_model.", "visual.": "model.visual."}

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import VOCAB_SIZE, batches_of, check_pixels, check_whole_parity, check_whole_round_trip, compose, samples_of
+from families import (
+    VOCAB_SIZE,
+    batches_of,
+    check_merging,
+    check_pixels,
+    check_whole_parity,
+    check_whole_round_trip,
+    compose,
+    samples_of,
+)
 from qwen_vl import PIXELS, TOKEN_IDS, check_processor_files, published, talks_in, tokenizer_in
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,8 +31,9 @@ from loongforge_core.errors import WeightsError
 from loongforge_core.generate.greedy import GreedyDecoder
 from loongforge_core.registry.registry import Registry
 from loongforge_core.testing.layouts import Layout, check_layouts
-from loongforge_core.testing.reference import our_model, read_tensors, redraw
-from loongforge_core.weights.load import import_model
+from loongforge_core.testing.reference import different_tensors, our_model, read_tensors, redraw
+from loongforge_core.weights.export_hf import export_hf
+from loongforge_core.weights.load import import_model, load_pretrained
 
 ENCODER: dict[str, Any] = {
     "type": "qwen3_vl",
@@ -64,12 +74,15 @@ THEIR_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_s
 CASES: list[dict[str, Any]] = [{}, {"tied": True}, {"experts": True}]
 
 
-def composition(tokenizer: Path | None = None, *, tied: bool = False, experts: bool = False) -> Composition:
+def model(*, tied: bool = False, experts: bool = False) -> dict[str, Any]:
     own = {"type": "qwen3_moe", **EXPERTS} if experts else {"type": "qwen3"}
     foundation = {**own, **FOUNDATION, "untie_embeddings_and_output_weights": not tied}
     projector = {"type": "patch_merger", "normalization": "LayerNorm", "init_method_std": 0.1}
-    model = {"model_type": "qwen3_vl", "image_encoder": ENCODER, "image_projector": projector, "foundation": foundation}
-    return compose(model, tokenizer)
+    return {"model_type": "qwen3_vl", "image_encoder": ENCODER, "image_projector": projector, "foundation": foundation}
+
+
+def composition(tokenizer: Path | None = None, **case: Any) -> Composition:
+    return compose(model(**case), tokenizer)
 
 
 def reference(*, tied: bool = False, experts: bool = False) -> Any:
@@ -150,6 +163,49 @@ def test_round_trip(case: dict[str, Any], tmp_path: Path) -> None:
     check_processor_files(export, ours, "Qwen3VLProcessor", "Qwen3VLVideoProcessor")
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_parts_become_one_starting_folder(case: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a tower, whose folder has the mergers too, and of a language model that has read nothing but text."""
+    tower = reference().model.visual
+    rotary = {"rope_type": "default", "rope_theta": 5e6}
+    text = {**TEXT, "rope_parameters": rotary, "tie_word_embeddings": case.get("tied", False)}
+    if case.get("experts"):
+        language = transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**text, **THEIR_EXPERTS, norm_topk_prob=True))
+    else:
+        language = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**text))
+    for name, part in {"tower": tower, "language": language}.items():
+        redraw(part)
+        part.save_pretrained(tmp_path / name)
+    folders = {"image_encoder": tmp_path / "tower", "image_projector": tmp_path / "tower", "foundation": tmp_path / "language"}
+    parts = {"model.visual.": tower, "model.language_model.": language.model, "lm_head.": language.lm_head}
+    check_merging(model(**case), folders, parts, tmp_path, tokenizer_in(tmp_path))
+    said = capsys.readouterr().err
+    assert "merging image_encoder, image_projector, foundation" in said and "not trained" not in said
+
+
+def test_mergers_are_read_out_of_a_whole_model_s_folder(tmp_path: Path) -> None:
+    theirs = reference(experts=True)
+    redraw(theirs)
+    theirs.save_pretrained(tmp_path)
+    ours = compose({**model(), "image_projector": {**model()["image_projector"], "pretrained": str(tmp_path)}})
+    with our_model(ours) as built:
+        filled = load_pretrained(built.target, ours, Registry.discover())
+        assert filled == {f"image_projector.{name}" for name in built.target["image_projector"].state_dict()}
+        mergers = built.target["image_projector"].level_mergers
+        assert torch.equal(mergers[1].linear_fc2.weight, theirs.model.visual.deepstack_merger_list[1].linear_fc2.weight)
+
+
+def test_mergers_of_another_tower_are_refused(tmp_path: Path) -> None:
+    """With more levels: none of them is left behind unnoticed."""
+    vision = {**VISION, "deepstack_visual_indexes": [0, 1, 2]}
+    tower = transformers.Qwen3VLVisionModel(transformers.Qwen3VLVisionConfig(**vision))
+    tower.save_pretrained(tmp_path)
+    ours = compose({**model(), "image_projector": {**model()["image_projector"], "pretrained": str(tmp_path)}})
+    with our_model(ours) as built, pytest.raises(WeightsError, match="deepstack_visual_indexes is 3 in the file") as raised:
+        load_pretrained(built.target, ours, Registry.discover())
+    assert "extra tensor deepstack_merger_list.2.linear_fc1.bias" in str(raised.value)
+
+
 class SavedAsPublished(nn.Module):
     """A model whose folders have their stacks of experts as they are published."""
 
@@ -195,6 +251,25 @@ def test_published_folders_of_experts_are_read(tmp_path: Path) -> None:
         stacks = theirs.model.language_model.layers[1].mlp.experts
         assert torch.equal(torch.stack([expert.linear_fc1.weight for expert in experts]), stacks.gate_up_proj)
         assert torch.equal(torch.stack([expert.linear_fc2.weight for expert in experts]), stacks.down_proj)
+
+
+def test_a_square_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Nobody can see whether it was turned: transformers takes it as it is, and so must we, in both directions."""
+    config = reference(experts=True).config
+    config.text_config.moe_intermediate_size = config.text_config.hidden_size // 2
+    theirs = transformers.Qwen3VLMoeForConditionalGeneration(config)
+    redraw(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    square = model(experts=True)
+    square["foundation"]["moe_ffn_hidden_size"] = square["foundation"]["hidden_size"] // 2
+    ours, registry = compose(square, tokenizer_in(tmp_path)), Registry.discover()
+    with our_model(ours) as built:
+        import_model(tmp_path / "theirs", built.target, ours, registry)
+        expert = built.target["foundation"].decoder.layers[0].mlp.experts.local_experts[1]
+        assert torch.equal(expert.linear_fc1.weight, theirs.model.language_model.layers[0].mlp.experts.gate_up_proj[1])
+        export_hf(built.target, ours, registry, tmp_path / "export", tokenizer=ours.run.tokenizer)
+    loaded = transformers.Qwen3VLMoeForConditionalGeneration.from_pretrained(tmp_path / "export")
+    assert not different_tensors(dict(theirs.state_dict()), dict(loaded.state_dict()))
 
 
 def test_a_stack_of_another_shape_is_refused(tmp_path: Path) -> None:

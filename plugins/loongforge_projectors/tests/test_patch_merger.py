@@ -173,5 +173,5 @@ def test_the_original_designs_keys() -> None:
         return config
 
     assert composed() == PatchMergerConfig(input_size=16, hidden_size=16, normalization="LayerNorm")
-    with pytest.raises(LoongForgeError, match="gated_linear_unit: got True, expected False"):
+    with pytest.raises(LoongForgeError, match="gated_linear_unit: got true, expected false"):
         composed(gated_linear_unit=True)

@@ -13,9 +13,9 @@ from loongforge_projectors.intern_mlp.config import InternMlpConfig
 from loongforge_vit.intern_vit.config import InternVitConfig
 
 from loongforge_core.component import ComponentConfig
-from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Derived, Ignored, Key, Written
+from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Derived, Ignored, Key, Unwritten, Written
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
-from loongforge_models.config_keys import tied_key
+from loongforge_models.config_keys import TiedAtTop, tied_key
 
 __all__ = ["table"]
 
@@ -27,6 +27,29 @@ NAMES_IN_MEMORY = {
     "model.language_model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
 }
+
+TOKEN_NAMES = {
+    "start_image_token": "start_image_token",
+    "end_image_token": "end_image_token",
+    "context_image_token": "image_token",
+    "video_token": "video_token",
+}
+"""OpenGVLab's tokenizers have these tokens, but for the last one, and no names for them."""
+
+OWN_CODE = {
+    "auto_map.AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
+    "auto_map.AutoModel": "modeling_internvl_chat.InternVLChatModel",
+    "auto_map.AutoModelForCausalLM": "modeling_internvl_chat.InternVLChatModel",
+    "template": "internvl2_5",
+    "vision_config.architectures": ["InternVisionModel"],
+}
+"""What OpenGVLab's code, to be laid beside the weights, cannot do without, and we make nothing of."""
+
+VISION_EXPERTS = """
+    capacity_factor eval_capacity_factor laux_allreduce moe_coeff_ratio moe_intermediate_size moe_output_scale noisy_gate_policy
+    num_experts num_routed_experts num_shared_experts shared_expert_intermediate_size use_residual use_rts use_weighted_residual
+""".split()  # noqa: SIM905
+"""Keys of the vision section since InternVL3, of an InternViT that was never published."""
 
 
 def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> Table | None:
@@ -66,12 +89,12 @@ def transformers_table(configs: Mapping[str, ComponentConfig], tables: Mapping[s
             foundation.under(theirs="language_model.", ours="foundation", section="text_config"),
         ),
         keys=(
-            tied_key(True),
-            # This class looks at the top only.
-            Written("text_config.tie_word_embeddings", lambda config: not config.untie_embeddings_and_output_weights, "foundation"),
+            tied_key(True, ("text_config.tie_word_embeddings",), key=TiedAtTop),
             Constant("vision_feature_layer", -1, -1),
             Constant("vision_feature_select_strategy", "default", "default"),
             Written("image_seq_length", tokens_per_tile, "image_encoder"),
+            Ignored(("vision_config.dropout",), "nothing is dropped here; OpenGVLab's folders have it from its own format"),
+            how_run("text_config"),
             GENERIC_KEYS,
         ),
         aliases=NAMES_IN_MEMORY,
@@ -79,7 +102,9 @@ def transformers_table(configs: Mapping[str, ComponentConfig], tables: Mapping[s
         architectures=("InternVLForConditionalGeneration",),
         placeholder_ids={"image_token_id": "image"},
         processor=ProcessorFiles(
-            {"processor_class": "InternVLProcessor", "image_seq_length": tokens_per_tile(vision)}, slot="image_encoder"
+            {"processor_class": "InternVLProcessor", "image_seq_length": tokens_per_tile(vision)},
+            slot="image_encoder",
+            tokenizer_names=TOKEN_NAMES,
         ),
         generates=True,
     )
@@ -103,8 +128,17 @@ def opengvlab_table(configs: Mapping[str, ComponentConfig], tables: Mapping[str,
             Derived("dynamic_image_size", lambda config: config.max_tiles > 1, "image_encoder"),
             Ignored(("tie_word_embeddings",), "of the language model, whose own section says so"),
             Ignored(("use_backbone_lora", "use_llm_lora"), "how the published weights came about"),
-            Ignored(("template", "system_message", "pad2square"), "how its own code writes a prompt"),
-            Ignored(("auto_map.*", "*.attn_implementation", "*._attn_implementation_autoset"), "how its own code runs"),
+            Ignored(("system_message", "pad2square"), "how its own code writes a prompt"),
+            *(Written(name, lambda _, value=value: value) for name, value in OWN_CODE.items()),
+            Ignored(("auto_map.*",), "where its own code is"),
+            Written("llm_config.architectures", lambda _: list(tables["foundation"].architectures)),
+            how_run("llm_config"),
+            # How fresh weights are drawn; 1 in InternVL2.5's folders.
+            Written("vision_config.initializer_factor", lambda config: config.layer_scale_init, "image_encoder"),
+            # Those of the parts give way to the keys above that claim some of the same.
+            *(GENERIC_KEYS.under(section, "") for section in ("vision_config", "llm_config")),
+            Unwritten("vision_config.use_moe", False, False),
+            Ignored(tuple(f"vision_config.{name}" for name in VISION_EXPERTS), "no effect without use_moe"),
             Ignored(("hidden_size", "output_attentions", "_commit_hash"), "written by versions of transformers, and read by none"),
             GENERIC_KEYS,
         ),
@@ -112,6 +146,12 @@ def opengvlab_table(configs: Mapping[str, ComponentConfig], tables: Mapping[str,
         architectures=("InternVLChatModel",),
         generates=True,
     )
+
+
+def how_run(section: str) -> ConfigKey:
+    """What OpenGVLab's folders, those for transformers too, say of the language model beside what it is."""
+    training = tuple(f"{section}.{name}" for name in ("debug", "ep_size", "micro_forward", "skip_checkpoint", "use_deepep"))
+    return Ignored((*training, "*.attn_implementation", "*._attn_implementation_autoset"), "how its own code runs")
 
 
 def tokens_per_tile(config: InternVitConfig) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loongforge_llm.internlm2.config import InternLM2Config
 from loongforge_projectors.mlp.config import MlpConfig
 from loongforge_vit.clip.config import ClipConfig
 from loongforge_vit.siglip.config import SiglipConfig
@@ -105,4 +106,5 @@ def is_llava(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]
         and isinstance(projector, MlpConfig)
         and projector.ffn_hidden_size in (None, projector.hidden_size)
         and any(name.endswith("ForCausalLM") for name in tables["foundation"].architectures)
+        and not isinstance(configs["foundation"], InternLM2Config)  # which transformers does not have
     )

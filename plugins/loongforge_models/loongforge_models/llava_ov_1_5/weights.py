@@ -21,7 +21,7 @@ from loongforge_core.component import ComponentConfig
 from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Ignored, Key, Unwritten, Written
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
 from loongforge_models.config_keys import TypeName, with_defaults
-from loongforge_models.qwen_vl.weights import NAMES_IN_MEMORY, SLOTS, TOKEN_IDS, part, vision
+from loongforge_models.qwen_vl.weights import NAMES_IN_MEMORY, SLOTS, TOKEN_IDS, VIDEO_FILES, part, vision
 
 __all__ = ["table"]
 
@@ -68,8 +68,7 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
         architectures=("LLaVAOneVision1_5_ForConditionalGeneration",),
         placeholder_ids={"image_token_id": "image", "video_token_id": "video"},
         token_ids=TOKEN_IDS,
-        # Without a file of their own, videos have the settings of images, as here.
-        processor=ProcessorFiles({"processor_class": "Qwen2_5_VLProcessor"}, slot="image_encoder"),
+        processor=ProcessorFiles({"processor_class": "Qwen2_5_VLProcessor"}, slot="image_encoder", more=VIDEO_FILES),
         generates=True,
     )
 

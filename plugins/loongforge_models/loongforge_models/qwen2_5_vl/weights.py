@@ -16,9 +16,9 @@ from loongforge_projectors.patch_merger.config import PatchMergerConfig
 from loongforge_vit.qwen2_5_vl.config import Qwen25VlConfig
 
 from loongforge_core.component import ComponentConfig
-from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Given, Key
+from loongforge_core.weights.config_keys import GENERIC_KEYS, Constant, Given, Ignored, Key
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
-from loongforge_models.config_keys import EarlierAtTop, TypeName, tied_key, with_defaults
+from loongforge_models.config_keys import EarlierAtTop, TypeName, axes_key, tied_key, with_defaults
 from loongforge_models.qwen2_5_vl.config import TOKENS_PER_SECOND
 from loongforge_models.qwen_vl.weights import NAMES_IN_MEMORY, SLOTS, TOKEN_IDS, UNREAD_TOKENS, VIDEO_FILES, part, vision
 
@@ -35,6 +35,9 @@ TEXT_DEFAULTS = {
     "rope_parameters.rope_theta": 1e6,
 }
 
+TOKENS = ("image", "video", "vision", "vision_start", "vision_end")
+"""Whose ids folders of some versions of transformers have in the text's section too."""
+
 
 @dataclass(frozen=True)
 class EitherTied(Key):
@@ -49,17 +52,18 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
     if not is_qwen2_5_vl(configs):
         return None
     foundation = tables["foundation"]
-    tied = tied_key(False, ("text_config.tie_word_embeddings",), key=EitherTied)
+    tied, axes = tied_key(False, ("text_config.tie_word_embeddings",), key=EitherTied), axes_key("section", [16, 24, 24])
     keys = [key.under("text_config", "foundation") for key in with_defaults(foundation.keys, TEXT_DEFAULTS)]
-    text = [key for key in keys if "text_config.tie_word_embeddings" not in key.claims()]
+    text = [key for key in keys if not {tied.also[0], axes.theirs} & set(key.claims())]
     return combine(
         (*vision(tables, "visual."), part(replace(foundation, keys=()), theirs="", ours="foundation", section="text_config")),
         keys=(
-            EarlierAtTop("text_config", (*text, TypeName("text_config.model_type", "qwen2_5_vl_text"))),
+            EarlierAtTop("text_config", (*text, axes, TypeName("text_config.model_type", "qwen2_5_vl_text"))),
             tied,
             TypeName("vision_config.model_type", "qwen2_5_vl_vision", earlier="qwen2_5_vl"),
             Constant("vision_config.tokens_per_second", TOKENS_PER_SECOND, 4),
             UNREAD_TOKENS,
+            Ignored(tuple(f"text_config.{name}_token_id" for name in TOKENS), "they are those at the top, or null"),
             GENERIC_KEYS,
         ),
         aliases=NAMES_IN_MEMORY,

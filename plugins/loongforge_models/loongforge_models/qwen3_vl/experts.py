@@ -1,7 +1,8 @@
 """Qwen3-VL's experts on disk: all of a layer's in one tensor, gate and up side by side in it.
 
 Published folders have their matrices the other way round, `[experts, width, 2 x expert width]`, than version 5 of transformers saves them,
-`[experts, 2 x expert width, width]`, under the same name. It reads both, and so does this rule; we write what is published.
+`[experts, 2 x expert width, width]`, under the same name. It reads both, and so does this rule; we write what is published. Nobody can see
+that a square matrix is turned: it takes one as it is, so that we write it so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class StackedExperts(OneOfStack):
         return super().join([stack if stack.shape[-1] == self.columns else stack.transpose(1, 2)])
 
     def split(self, ours: Sequence[Tensor]) -> Sequence[Tensor]:
-        return [stack.transpose(1, 2).contiguous() for stack in super().split(ours)]
+        (stack,) = super().split(ours)
+        rows, columns = stack.shape[1:]
+        return [stack if rows == columns else stack.transpose(1, 2).contiguous()]
 
     def reads(self, given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
         return given in (expected, (expected[0], expected[2], expected[1]))

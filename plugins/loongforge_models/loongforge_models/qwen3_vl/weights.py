@@ -17,7 +17,7 @@ from loongforge_vit.qwen3_vl.config import Qwen3VlConfig
 from loongforge_core.component import ComponentConfig
 from loongforge_core.weights.config_keys import GENERIC_KEYS, Ignored, Unwritten
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
-from loongforge_models.config_keys import TypeName, tied_key, with_defaults
+from loongforge_models.config_keys import TypeName, axes_key, tied_key, with_defaults
 from loongforge_models.qwen3_vl.experts import with_stacked_experts
 from loongforge_models.qwen_vl.weights import SLOTS, TOKEN_IDS, UNREAD_TOKENS, VIDEO_FILES, part, vision
 
@@ -69,6 +69,8 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
         ),
         keys=(
             tied_key(False),
+            axes_key("section", [24, 20, 20]),
+            axes_key("interleaved", True),
             Ignored(("text_config.tie_word_embeddings",), "these classes look at the top only"),
             TypeName("text_config.model_type", f"{variant.model_type}_text"),
             TypeName("vision_config.model_type", f"{variant.model_type}_vision", earlier=variant.model_type),

@@ -1,7 +1,8 @@
 """Positions in time, height and width (M-RoPE; Wang et al. 2024, arXiv:2409.12191). Imports no torch.
 
 Text has the same position on all three axes and goes on behind an item with the first number that is larger than the item's rows and
-columns; how long the item lasts does not count.
+columns; how long the item lasts does not count. So transformers has it since version 5.3; before, and so while Qwen2.5-VL was trained,
+text went on behind the last moment of a video too.
 """
 
 from __future__ import annotations

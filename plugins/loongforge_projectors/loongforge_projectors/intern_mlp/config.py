@@ -36,7 +36,8 @@ class InternMlpConfig(ProjectorConfig):
     def token_grid(self, grid: Shape) -> Shape:
         """`grid` is (rows, columns), behind any number of axes that count tiles or frames: half as many of both."""
         if len(grid) < 2:
-            raise ValueError(f"intern_mlp joins features that lie in rows and columns; the encoder's lie in {grid}")
+            lie = " x ".join(map(str, grid))
+            raise ValueError(f"intern_mlp joins features that lie in rows and columns; the encoder's lie {lie}")
         *outer, rows, columns = grid
         if rows % BLOCK or columns % BLOCK:
             raise ValueError(
