@@ -42,17 +42,17 @@ class Case:
     footnote: str = ""
     """Why ours is slower, where it is by a little."""
 
-    def build(self) -> AbstractContextManager[Ours]:
-        """Ours, unfilled."""
-        return several(self.config) if isinstance(self.config, Mapping) else ours(self.config, table=self.table)
+    def build(self, **context: Any) -> AbstractContextManager[Ours]:
+        """Ours, unfilled. `context` goes into the build context."""
+        return several(self.config, **context) if isinstance(self.config, Mapping) else ours(self.config, table=self.table, **context)
 
 
 @contextmanager
-def several(configs: Mapping[str, ComponentConfig]) -> Iterator[Ours]:
+def several(configs: Mapping[str, ComponentConfig], **build: Any) -> Iterator[Ours]:
     """Components by slot, with the table of one class that is all of them: each of its own part is the table without a prefix."""
     registry = Registry.discover()
     with single_process():
-        context = BuildContext(groups=component_groups())
+        context = BuildContext(groups=component_groups(), **build)
         parts = {slot: AutoModel.from_config(config, context, registry) for slot, config in configs.items()}
         tables = {slot: registry.load(spec_of(config, registry), "weights")(config) for slot, config in configs.items()}
         nested = [replace(table, model_type="").under(theirs="", ours=slot, section="") for slot, table in tables.items()]

@@ -112,12 +112,24 @@ def of_any_size() -> Iterator[Case]:
     yield with_merger("qwen3_vl, 4 images, 3 levels", Qwen3VlConfig(**OURS, patch_size=4, **levels), qwen3, normalization="LayerNorm")
 
 
-def with_merger(name: str, encoder: NativeResolutionConfig, reference: Any, *, normalization: str) -> Case:
-    """Embeddings, and behind them those of the levels."""
-    number = sum(rows * columns for _, rows, columns in SIZES)
-    pixels = torch.randn(number, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(0))
-    items, grids = Items({"pixel_values": pixels}, tuple(SIZES)), torch.tensor(SIZES)
-    merger = PatchMergerConfig(input_size=256, hidden_size=256, normalization=normalization, num_levels=encoder.num_levels)
+def with_merger(
+    name: str,
+    encoder: NativeResolutionConfig,
+    reference: Any,
+    *,
+    normalization: str,
+    width: int = 256,
+    sizes: Sequence[Shape] = SIZES,
+    like: Tensor | None = None,
+) -> Case:
+    """Embeddings so wide, and behind them those of the levels. Pixels are of the kind of `like`."""
+    number = sum(rows * columns for _, rows, columns in sizes)
+    pixels = torch.randn(number, 3 * 2 * encoder.patch_size**2, generator=torch.Generator().manual_seed(0))
+    pixels, grids = (pixels, torch.tensor(sizes)) if like is None else (pixels.to(like), torch.tensor(sizes, device=like.device))
+    items = Items({"pixel_values": pixels}, tuple(sizes))
+    merger = PatchMergerConfig(
+        input_size=encoder.hidden_size, hidden_size=width, normalization=normalization, num_levels=encoder.num_levels
+    )
 
     def run_ours(model: Any) -> Tensor:
         features: Features = model["image_projector"](model["image_encoder"](items))

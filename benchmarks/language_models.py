@@ -103,9 +103,18 @@ def language_models() -> Iterator[Case]:
     yield from with_experts()
 
 
-def case(name: str, config: ComponentConfig, reference: Any, *, footnote: str = SIDE_BY_SIDE, table: Table | None = None) -> Case:
-    ids_bs = torch.randint(0, VOCABULARY, (SAMPLES, LENGTH), generator=torch.Generator().manual_seed(1))
-    positions_bs = torch.arange(LENGTH).expand(SAMPLES, -1)
+def case(
+    name: str,
+    config: ComponentConfig,
+    reference: Any,
+    *,
+    footnote: str = SIDE_BY_SIDE,
+    table: Table | None = None,
+    length: int = LENGTH,
+    device: torch.device | None = None,
+) -> Case:
+    ids_bs = torch.randint(0, VOCABULARY, (SAMPLES, length), generator=torch.Generator().manual_seed(1)).to(device)
+    positions_bs = torch.arange(length, device=device).expand(SAMPLES, -1)
 
     def run_ours(component: Any) -> Tensor:
         logits: Tensor = component(component.embed(ids_bs), positions_bs, token_ids_bs=ids_bs)

@@ -57,6 +57,9 @@ def time_in_turn(
 
 def profile(name: str, work: Callable[[], object]) -> None:
     """Prints the kernels that one run spends most time in."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    activities, order = [torch.profiler.ProfilerActivity.CPU], "self_cpu_time_total"
+    if torch.cuda.is_available():
+        activities, order = [*activities, torch.profiler.ProfilerActivity.CUDA], "self_cuda_time_total"
+    with torch.profiler.profile(activities=activities) as profiler:
         work()
-    print(name, profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60), sep="\n")
+    print(name, profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60), sep="\n")

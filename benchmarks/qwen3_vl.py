@@ -109,15 +109,23 @@ def composition(number: int, registry: Registry) -> Composition:
 # ---- the samples, as ours are collated and as theirs are padded
 
 
-def draw(recipe: RecipeConfig, text: int, images: Sequence[tuple[int, int]], random: np.random.Generator) -> Sample:
+def draw(
+    recipe: RecipeConfig,
+    text: int,
+    images: Sequence[tuple[int, int]],
+    random: np.random.Generator,
+    *,
+    patch: int = PATCH,
+    words: int = IMAGE_TOKEN,
+) -> Sample:
     """A few tokens, the images with a token before each, the rest of the text; every text token a target."""
-    pieces, spans, items = [random.integers(0, IMAGE_TOKEN, text // 4)], [], []
+    pieces, spans, items = [random.integers(0, words, text // 4)], [], []
     for rows, columns in images:
         size, grid = (1, rows, columns), (1, rows // MERGE, columns // MERGE)
         spans.append(ItemSpan("image", sum(map(len, pieces)), grid))
-        items.append(item(size, random))
+        items.append(item(size, random, patch))
         pieces.append(np.full(math.prod(grid), PLACEHOLDER_ID))
-    pieces.append(random.integers(0, IMAGE_TOKEN, text - len(pieces[0])))
+    pieces.append(random.integers(0, words, text - len(pieces[0])))
     token_ids = np.concatenate(pieces).astype(np.int64)
     labels = np.append(token_ids[1:], PLACEHOLDER_ID)
     return Sample(
@@ -131,17 +139,17 @@ def draw(recipe: RecipeConfig, text: int, images: Sequence[tuple[int, int]], ran
     )
 
 
-def item(size: Shape, random: np.random.Generator) -> ProcessedItem:
-    return ProcessedItem({"pixel_values": random.standard_normal((math.prod(size), 3 * 2 * PATCH * PATCH), np.float32)}, size)
+def item(size: Shape, random: np.random.Generator, patch: int) -> ProcessedItem:
+    return ProcessedItem({"pixel_values": random.standard_normal((math.prod(size), 3 * 2 * patch * patch), np.float32)}, size)
 
 
-def for_reference(samples: Sequence[Sample]) -> dict[str, Tensor]:
+def for_reference(samples: Sequence[Sample], *, image_token: int = IMAGE_TOKEN) -> dict[str, Tensor]:
     """What its processor makes of them, padded to the longest, and the positions, which it would else find out in every step."""
     batch = collate(samples)
     is_token = torch.ones_like(batch.token_ids_bs) if batch.padding_mask_bs is None else (~batch.padding_mask_bs).long()
     is_image = batch.token_ids_bs == PLACEHOLDER_ID
     return {
-        "input_ids": batch.token_ids_bs.masked_fill(is_image, IMAGE_TOKEN),
+        "input_ids": batch.token_ids_bs.masked_fill(is_image, image_token),
         "attention_mask": is_token,
         "position_ids": batch.position_ids,
         "labels": batch.token_ids_bs.masked_fill(is_image | (is_token == 0), -100),

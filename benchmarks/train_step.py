@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,14 +138,24 @@ class Question:
         }
 
 
-def step_of_reference(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Callable[[], float]:
-    """What takes a step on `batch`, the model's arguments, and returns the loss."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01)
+def step_of_reference(
+    model: PreTrainedModel,
+    batch: Mapping[str, Tensor],
+    *,
+    lr: float = 1e-4,
+    fused: bool | None = None,
+    forward_in: Callable[[], AbstractContextManager[object]] = nullcontext,
+    clip: Callable[[], object] = lambda: None,
+) -> Callable[[], float]:
+    """What takes a step on `batch`, the model's arguments, and returns the loss. `clip` is called before the optimizer's step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01, fused=fused)
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = model(**batch).loss
+        with forward_in():
+            loss = model(**batch).loss
         loss.backward()
+        clip()
         optimizer.step()
         return float(loss.detach())
 

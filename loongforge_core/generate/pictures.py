@@ -220,6 +220,8 @@ def canvas(width: float, height: float) -> tuple[Any, Axes]:
 
 def save(figure: Any, picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
+    for text in (text for axes in figure.axes for text in axes.texts):
+        text.set_parse_math(False)  # a dollar in an answer begins no formula
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # an answer may be in any script
         figure.savefig(picture)

@@ -162,10 +162,6 @@ def reduce_scatter_unequal(reduce_scatter: Callable[..., Any]) -> Callable[..., 
     return scattered
 
 
-class NoTransformerEngineLinear:
-    """Nothing is an instance of it."""
-
-
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 DEVICE_AGNOSTIC = "Megatron asks for the device of its inputs, or of the process group"
@@ -241,20 +237,6 @@ REDIRECTIONS: tuple[Replacement, ...] = (
         always(run_uncompiled),
         "torch.compile: slow, and a compiler must be installed",
         "it asks for an accelerator",
-    ),
-    Replacement(
-        "megatron.core.transformer.moe.moe_utils",
-        "te_general_gemm",
-        always(None),
-        "undefined in 0.16.1 without transformer-engine, and asked for by the router",
-        "0.16.1 is no longer supported",
-    ),
-    Replacement(
-        "megatron.core.extensions.transformer_engine",
-        "TELinear",
-        always(NoTransformerEngineLinear),
-        "a mock without transformer-engine; isinstance(..., TELinear) of 0.16.1's latent attention fails on it",
-        "0.16.1 is no longer supported",
     ),
 )
 

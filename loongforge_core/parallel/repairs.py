@@ -140,7 +140,34 @@ def sum_head_norms_as_marked(allreduce: Callable[..., None]) -> Callable[..., No
     return allreduce_as_marked
 
 
+class NoTransformerEngineLinear:
+    """Nothing is an instance of it."""
+
+
+def defined(found: Any) -> Any:
+    """None where there was no such name."""
+    return found
+
+
+def class_or_none_of_it(found: Any) -> Any:
+    return found if isinstance(found, type) else NoTransformerEngineLinear
+
+
 REPAIRS: tuple[Replacement, ...] = (
+    Replacement(
+        "megatron.core.transformer.moe.moe_utils",
+        "te_general_gemm",
+        defined,
+        "undefined in 0.16.1 without transformer-engine, and asked for by the router",
+        "0.16.1 is no longer supported",
+    ),
+    Replacement(
+        "megatron.core.extensions.transformer_engine",
+        "TELinear",
+        class_or_none_of_it,
+        "a mock without transformer-engine; isinstance(..., TELinear) of 0.16.1's latent attention fails on it",
+        "0.16.1 is no longer supported",
+    ),
     Replacement(
         "megatron.core.tensor_parallel.mappings",
         "_reduce",

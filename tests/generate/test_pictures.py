@@ -52,6 +52,11 @@ def test_items_of_every_kind(items: dict[str, Path], tmp_path: Path) -> None:
     assert len(last) / len(rows) == pytest.approx(2, rel=0.05), "an image keeps its proportions"
 
 
+def test_dollars_are_no_formulas(tmp_path: Path) -> None:
+    draw_predictions([Prediction("$ $?", "$ $", "1$ $", "$ $", ())], tmp_path / "dollars.png", "$ $")
+    assert pixels(tmp_path / "dollars.png").std() > 5
+
+
 class Loudness(Processor[Any]):
     """Shows a file of numbers as a picture twice as wide as it is high: silent on the left, loud on the right."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,8 @@ NARROW = (
 )
 
 Compose = Callable[..., Composition]
+
+sys.path.append(str(Path(__file__).parents[1] / "matrix"))  # the tiny compositions, and what they are trained on
 
 
 @pytest.fixture(scope="session")

@@ -1,59 +1,211 @@
-"""The same run on an accelerator and on this machine's CPU gives the same numbers."""
+"""Runs on an accelerator and on this machine's CPU give the same numbers, and each goes on from what the other has written.
+
+All commands of one side are one process, twice: those of the second time begin with what the other side made in the first.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from compositions import TINY, Triple, reasons
+from questions import written
 
-from loongforge_core.config.composition import Composition
-
-Compose = Callable[..., Composition]
-
-# Megatron runs either with the accelerator or without one in a process (`parallel/cpu.py`), so each of the runs has its own.
-RUN = """
-import io, torch
-assert torch.cuda.is_available() is accelerated
-from loongforge_core.config.check import load_composition
-from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry import Registry
-from loongforge_core.train.loop import train
-from loongforge_core.train.progress import Progress
 
-torch.set_num_threads(1)
-registry = Registry.discover()
-with single_process():
-    train(load_composition(config, registry=registry), registry, progress=Progress(steps=3, log_interval=3, stream=io.StringIO()))
-"""
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")]
 
-
-def metrics_of_a_run(composition: Composition, output: Path, *, accelerated: bool) -> list[dict[str, float]]:
-    """One dictionary a step, from a process that sees the accelerator or does not."""
-    config = output.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump({**composition.resolved, "output_dir": str(output)}))
-    environment = {**os.environ} if accelerated else {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    code = f"import sys; sys.path[:] = {sys.path!r}; config, accelerated = {str(config)!r}, {accelerated}\n{RUN}"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert found.returncode == 0, found.stderr
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+CPU, GPU = "cpu", "gpu"
+ACCELERATED = {CPU: False, GPU: True}
+MIDDLE, END = 2, 4
+"""The steps at which the run that is continued has a checkpoint."""
+VARIANTS: Mapping[str, Sequence[str]] = {
+    "packed": ["data.packing=true"],
+    "recomputed": ["train.recompute=full"],
+    "distributed": ["parallel.use_distributed_optimizer=true"],
+}
+WITH_LEVELS = Triple("qwen3_vl", "patch_merger", "qwen3")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
-def test_three_steps_equal_the_cpus(compose: Compose, tmp_path: Path) -> None:
-    """The loss is of the weights before the step, so the second and third also tell of gradients and optimizer."""
-    composition = compose("train.steps=3")
-    here, there = (metrics_of_a_run(composition, tmp_path / str(which), accelerated=which) for which in (False, True))
-    for step, (cpu, gpu) in enumerate(zip(here, there, strict=True)):
-        assert gpu["tokens"] == cpu["tokens"]
+def pairs(registry: Registry) -> list[Triple]:
+    """Every encoder and every backbone once, with whichever projectors fit, each of them somewhere."""
+    chosen: list[Triple] = []
+    for encoder, backbone in zip(TINY["encoder"], reversed(TINY["backbone"]), strict=True):
+        fitting = [triple for name in TINY["projector"] if not reasons(triple := Triple(encoder, name, backbone), registry)]
+        chosen.append(min(fitting, key=lambda triple: sum(triple.projector == other.projector for other in chosen)))
+    return chosen
+
+
+@dataclass
+class Sides:
+    """What both sides were told to do, and what became of it."""
+
+    folder: Path
+    errors: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def output(self, side: str, name: str) -> Path:
+        """Where a command of this name wrote. Fails where it did not end well."""
+        assert not (error := self.errors[side, name]), f"{name} on the {side}: {error}"
+        return self.folder / side / name
+
+    def metrics(self, side: str, name: str) -> list[dict[str, float]]:
+        """One dictionary a step."""
+        return [json.loads(line) for line in (self.output(side, name) / "metrics.jsonl").read_text().splitlines()]
+
+    def train(self, side: str, triple: Triple, name: str, *overrides: str, steps: int = 3) -> dict[str, list[str]]:
+        output = f"output_dir={self.folder / side / name}"
+        return {name: ["train", str(self.config(triple)), output, f"train.steps={steps}", *overrides]}
+
+    def config(self, triple: Triple) -> Path:
+        return self.folder / f"{triple}.yaml"
+
+    def run(self, commands: Mapping[str, Mapping[str, list[str]]]) -> None:
+        """The commands of both sides by name, side by side."""
+        processes, results = {}, {}
+        for side, own in commands.items():
+            path = self.folder / f"{side}_{len(self.errors)}.json"
+            path.write_text(json.dumps({"accelerated": ACCELERATED[side], "commands": own}))
+            results[side] = path.with_suffix(".results.json")
+            code = f"import sys, runpy; sys.path[:] = {sys.path!r}; sys.argv[1:] = [{str(path)!r}]; "
+            code += f"runpy.run_path({str(Path(__file__).with_name('one_side.py'))!r}, run_name='__main__')"
+            environment = {**os.environ, **({} if ACCELERATED[side] else {"CUDA_VISIBLE_DEVICES": ""})}
+            processes[side] = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+        for side, process in processes.items():
+            said = process.communicate()[1]
+            assert process.returncode == 0, said
+            self.errors |= {(side, name): error for name, error in json.loads(results[side].read_text()).items()}
+
+
+@pytest.fixture(scope="module")
+def sides(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Sides:
+    sides = Sides(tmp_path_factory.mktemp("sides"))
+    for triple in dict.fromkeys([*pairs(registry), WITH_LEVELS]):
+        (data := sides.folder / f"data_{triple}").mkdir()
+        sides.config(triple).write_text(yaml.safe_dump(dict(written(triple, registry, data).resolved)))
+    sides.run({side: training(sides, side, pairs(registry)) for side in (CPU, GPU)})
+    for side, other in ((CPU, GPU), (GPU, CPU)):
+        name = f"checkpoints/step_{MIDDLE:08}"
+        if not sides.errors[other, "long"]:
+            shutil.copytree(sides.output(other, "long") / name, sides.folder / side / "continued" / name)
+    sides.run({CPU: going_on(sides, CPU), GPU: {**going_on(sides, GPU), **exchanging(sides)}})
+    return sides
+
+
+def training(sides: Sides, side: str, triples: Sequence[Triple]) -> dict[str, list[str]]:
+    commands = sides.train(side, WITH_LEVELS, "long", f"train.save_interval={MIDDLE}", steps=END)
+    for triple in triples:
+        commands |= sides.train(side, triple, str(triple))
+    for name, overrides in VARIANTS.items():
+        commands |= sides.train(side, WITH_LEVELS, name, *overrides)
+    if side == GPU:
+        for triple in triples:
+            commands |= sides.train(side, triple, f"{triple} bf16", "train.precision=bf16")
+        commands |= sides.train(side, WITH_LEVELS, "all bf16", "train.precision=bf16", *chain(*VARIANTS.values()))
+    return commands
+
+
+def going_on(sides: Sides, side: str) -> dict[str, list[str]]:
+    """With the other side's checkpoint, from the middle to the end; and answers, both with the same weights."""
+    config, weights = str(sides.config(WITH_LEVELS)), str(sides.folder / CPU / "long")
+    answering = [f"--checkpoint={weights}", f"--questions={sides.folder / f'data_{WITH_LEVELS}' / 'train.jsonl'}"]
+    return {
+        **sides.train(side, WITH_LEVELS, "continued", f"train.save_interval={MIDDLE}", steps=END),
+        "answers": ["evaluate", config, *answering, "evaluation.max_new_tokens=8", f"output_dir={sides.folder / side / 'answers'}"],
+        "exported": ["export-hf", config, f"--checkpoint={weights}", f"--output={sides.folder / side / 'exported'}"],
+    }
+
+
+def exchanging(sides: Sides) -> dict[str, list[str]]:
+    """What the accelerator's export holds, read by the accelerator and written again."""
+    config, folder = str(sides.config(WITH_LEVELS)), sides.folder / GPU
+    return {
+        "imported": ["import-hf", config, f"--folder={folder / 'exported'}", f"--output={folder / 'imported'}"],
+        "exported again": ["export-hf", config, f"--checkpoint={folder / 'imported'}", f"--output={folder / 'exported again'}"],
+    }
+
+
+def check_equal(cpu: Sequence[Mapping[str, float]], gpu: Sequence[Mapping[str, float]]) -> None:
+    """The loss is of the weights before the step, so later ones also tell of gradients and optimizer."""
+    for step, (here, there) in enumerate(zip(cpu, gpu, strict=True)):
+        assert there["tokens"] == here["tokens"]
         # fp32, summed in another order. AdamW divides by the gradient's size: noise in small gradients grows from step to step.
         rtol = 1e-4 if step == 0 else 1e-2
-        assert gpu["loss"] == pytest.approx(cpu["loss"], rel=rtol)
-        assert gpu["grad_norm"] == pytest.approx(cpu["grad_norm"], rel=10 * rtol)
+        assert there["loss"] == pytest.approx(here["loss"], rel=rtol)
+        assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=10 * rtol)
+
+
+def check_near(fp32: Sequence[Mapping[str, float]], bf16: Sequence[Mapping[str, float]]) -> None:
+    """bfloat16 has three digits, and an expert may be another."""
+    for here, there in zip(fp32, bf16, strict=True):
+        assert there["tokens"] == here["tokens"]
+        assert there["loss"] == pytest.approx(here["loss"], rel=0.03)
+        assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=0.3)
+    assert [step["loss"] for step in fp32] != [step["loss"] for step in bf16], "not in bfloat16"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "triple" in metafunc.fixturenames:
+        chosen = pairs(Registry.discover()) if torch.cuda.is_available() else [WITH_LEVELS]
+        metafunc.parametrize("triple", chosen, ids=map(str, chosen))
+
+
+def test_every_component_is_in_some_pair(registry: Registry) -> None:
+    chosen = pairs(registry)
+    assert {triple.encoder for triple in chosen} == set(TINY["encoder"])
+    assert {triple.backbone for triple in chosen} == set(TINY["backbone"])
+    assert {triple.projector for triple in chosen} == set(TINY["projector"])
+
+
+def test_three_steps_equal_the_cpus(sides: Sides, triple: Triple) -> None:
+    check_equal(sides.metrics(CPU, str(triple)), sides.metrics(GPU, str(triple)))
+
+
+def test_three_steps_in_bfloat16_are_near_the_cpus_in_float32(sides: Sides, triple: Triple) -> None:
+    check_near(sides.metrics(CPU, str(triple)), sides.metrics(GPU, f"{triple} bf16"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_packing_recomputation_and_the_distributed_optimizer_equal_the_cpus(sides: Sides, variant: str) -> None:
+    check_equal(sides.metrics(CPU, variant), sides.metrics(GPU, variant))
+
+
+def test_all_of_these_in_bfloat16_are_near_the_cpus_in_float32(sides: Sides) -> None:
+    check_near(sides.metrics(CPU, "packed"), sides.metrics(GPU, "all bf16"))
+
+
+@pytest.mark.parametrize(("side", "other"), [(CPU, GPU), (GPU, CPU)])
+def test_a_checkpoint_of_the_other_side_is_continued_as_it_went_on_there(sides: Sides, side: str, other: str) -> None:
+    whole, continued = sides.metrics(other, "long"), sides.metrics(side, "continued")
+    assert [step["step"] for step in continued] == list(range(MIDDLE + 1, END + 1))
+    check_equal(whole[MIDDLE:], continued)
+
+
+def test_answers_are_the_cpus(sides: Sides) -> None:
+    answers = {}
+    for side in ACCELERATED:
+        lines = (sides.output(side, "answers") / "evaluation_train" / "predictions.jsonl").read_text().splitlines()
+        answers[side] = [json.loads(line)["answer"] for line in lines]
+    assert answers[GPU] == answers[CPU]
+    assert len(set(answers[CPU])) > 1, "one answer to every question tells little"
+
+
+def test_an_export_is_the_cpus_and_is_imported_and_exported_again_bit_by_bit(sides: Sides) -> None:
+    exported = files_of(sides.output(GPU, "exported"))
+    assert any(name.endswith(".safetensors") for name in exported)
+    assert exported == files_of(sides.output(CPU, "exported"))
+    assert sides.output(GPU, "imported").is_dir()
+    assert exported == files_of(sides.output(GPU, "exported again"))
