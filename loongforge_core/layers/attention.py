@@ -16,12 +16,17 @@ from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loongforge_core.layers.norms import AllHeadsRMSNorm
 from loongforge_core.layers.packing import PackedRow
 from loongforge_core.layers.rotary import rotate
 
 __all__ = ["AllHeadsNormSelfAttention", "RotarySelfAttention", "ScaledDotProductAttention"]
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""All but cuDNN's, which on Hopper torch would choose first: with torch 2.11 and bfloat16 the backward pass of a tiny audio encoder gave
+gradients of 1e25 and infinity there, others report NaN up to 2.13 (github.com/pytorch/pytorch/issues/196678)."""
 
 
 class ScaledDotProductAttention(nn.Module):
@@ -59,10 +64,14 @@ class ScaledDotProductAttention(nn.Module):
         """
         assert attention_bias is None
         causal = attn_mask_type in (AttnMaskType.causal, AttnMaskType.padding_causal)
-        if packed_seq_params is None:
+        with sdpa_kernel(KERNELS):
+            if packed_seq_params is not None:
+                return self.attend_packed(query, key, value, packed_seq_params, causal=causal)
             heads = [x.permute(1, 2, 0, 3) for x in (query, key, value)]
             out_bnsd = self.attend(*heads, causal=causal)
-            return out_bnsd.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
+        return out_bnsd.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
+
+    def attend_packed(self, query: Tensor, key: Tensor, value: Tensor, packed_seq_params: Any, *, causal: bool) -> Tensor:
         on_host = isinstance(packed_seq_params, PackedRow)
         lengths = list(packed_seq_params.lengths) if on_host else packed_seq_params.cu_seqlens_q.diff().tolist()
         # A batch of one each: to tensors of three dimensions torch would not apply its fused kernels.
@@ -74,11 +83,20 @@ class ScaledDotProductAttention(nn.Module):
             # Fused kernels want values as wide as queries: with narrower ones torch would keep all scores in memory.
             wide = F.pad(value, (0, query.shape[-1] - value.shape[-1]))
             return self.attend(query, key, wide, causal=causal)[..., : value.shape[-1]]
-        grouped, length = query.shape[-3] != key.shape[-3], query.shape[-2]
-        if self.window is None or is_wider(self.window, length, causal=causal):
-            return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=self.scale, enable_gqa=grouped)
-        visible_ss = in_window(self.window, length, causal=causal, device=query.device)
-        return F.scaled_dot_product_attention(query, key, value, visible_ss, scale=self.scale, enable_gqa=grouped)
+        visible_ss, length = None, query.shape[-2]
+        if self.window is not None and not is_wider(self.window, length, causal=causal):
+            visible_ss, causal = in_window(self.window, length, causal=causal, device=query.device), False
+        key, value = (with_heads(each, query, masked=visible_ss is not None) for each in (key, value))
+        grouped = query.shape[-3] != key.shape[-3]
+        return F.scaled_dot_product_attention(query, key, value, visible_ss, is_causal=causal, scale=self.scale, enable_gqa=grouped)
+
+
+def with_heads(shared: Tensor, query: Tensor, *, masked: bool) -> Tensor:
+    """Keys or values, repeated for every query head where torch has no fused kernel for fewer: it would keep the scores of all pairs in
+    memory, in every layer. An accelerator's kernels take fewer in half precision and without a mask only, a CPU's in any case."""
+    repeats = query.shape[-3] // shared.shape[-3]
+    takes_fewer = query.device.type == "cpu" or (query.dtype != torch.float32 and not masked)
+    return shared if repeats == 1 or takes_fewer else shared.repeat_interleave(repeats, dim=-3)
 
 
 def is_wider(window: tuple[int, int], length: int, *, causal: bool) -> bool:
@@ -89,11 +107,9 @@ def is_wider(window: tuple[int, int], length: int, *, causal: bool) -> bool:
 
 def in_window(window: tuple[int, int], length: int, *, causal: bool, device: torch.device) -> Tensor:
     """Which keys each query sees, `[s, s]`: Megatron's `window_size`, so many before a token and so many behind it, -1 meaning all."""
-    token_s = torch.arange(length, device=device)
-    distance_ss = token_s[:, None] - token_s
-    before, behind = window[0], 0 if causal else window[1]
-    visible_ss = torch.ones_like(distance_ss, dtype=torch.bool) if before == -1 else distance_ss <= before
-    return visible_ss if behind == -1 else visible_ss & (distance_ss >= -behind)
+    before, behind = (length if reach == -1 else reach for reach in window)
+    # One byte for each pair: their distances would be eight times as much.
+    return torch.ones((length, length), dtype=torch.bool, device=device).tril_(0 if causal else behind).triu_(-before)
 
 
 class RotarySelfAttention(SelfAttention):  # type: ignore[misc]

@@ -7,7 +7,8 @@ model a sum over tokens: a sequence's value times the number of its tokens. Mega
 So neither the size of a micro-batch, nor the layout, nor the company in which a sequence is packed or padded changes it. (Megatron's own
 `seq_aux_loss` is the mean over a micro-batch times the tokens of one row in 0.16.1, and takes a packed row for one sequence.)
 
-Shapes: s this rank's part of a sequence, b batch, t = s * b tokens, e experts, k choices of a token, g groups, n sequences of a batch.
+Shapes: s this rank's part of a sequence, b batch, h width, t = s * b tokens, e experts, f their width, k choices of a token, g groups,
+n sequences of a batch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor, distributed
+
+from loongforge_core.layers.grouped import can_be_grouped, grouped_linear
 
 __all__ = ["NumberedExperts", "SequenceRouter", "sequence_members"]
 
@@ -42,7 +45,8 @@ class SequenceRouter(TopKRouter):  # type: ignore[misc]
             weights_tk = weights_tk / weights_tk.sum(-1, keepdim=True).clamp(min=1e-20)
         weights_te = torch.zeros_like(scores_te).scatter(1, chosen_tk, weights_tk * config.moe_router_topk_scaling_factor)
         choices_te = chosen(chosen_tk, scores_te)
-        if self.training and torch.is_grad_enabled() and self.sequences is not None:
+        # What is frozen balances nothing: its loss would bend only what is in front of it. Of no tokens Megatron moves no bias.
+        if self.training and torch.is_grad_enabled() and self.weight.requires_grad and self.sequences is not None:
             members_nt = self.members(logits_sbe)
             if config.moe_aux_loss_coeff > 0:
                 # What the scores alone would choose, as in DeepSeek-V3's report: the bias has its own way of balancing.
@@ -100,10 +104,24 @@ def sequence_members(token_ids_bs: Tensor, padding_mask_bs: Tensor | None, packe
 
 
 class NumberedExperts(SequentialMLP):  # type: ignore[misc]
-    """Megatron's experts one by one, described under their numbers in the whole layer.
+    """Megatron's experts one by one, computed together where that is faster, and described under their numbers in the whole layer.
 
     Megatron describes them as one stack of all experts, which would be drawn, stored and exported as a whole.
     """
+
+    def forward(self, tokens_th: Tensor, tokens_per_expert_e: Tensor, weights_t: Tensor) -> tuple[Tensor, None]:
+        """This rank's experts' outputs, each for its tokens, times the router's weights."""
+        first, second = ([layer.weight for layer in layers] for layers in zip(*((e.linear_fc1, e.linear_fc2) for e in self.local_experts)))
+        if not (self.config.use_te_activation_func and can_be_grouped(*first, *second)):
+            result: tuple[Tensor, None] = super().forward(tokens_th, tokens_per_expert_e, weights_t)
+            return result
+        for layer in (layer for expert in self.local_experts for layer in (expert.linear_fc1, expert.linear_fc2)):
+            # Layers that are not called: Megatron waits in a hook of each for weights that are still on their way to it.
+            for arrive in layer._forward_pre_hooks.values():
+                arrive(layer, ())
+        ends_e = tokens_per_expert_e.to(tokens_th.device, non_blocking=True).cumsum(0, dtype=torch.int32)
+        inner_tf = self.local_experts[0].activation_func(grouped_linear(tokens_th, ends_e, first))
+        return grouped_linear((inner_tf * weights_t.unsqueeze(-1)).to(inner_tf.dtype), ends_e, second), None
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None

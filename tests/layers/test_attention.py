@@ -10,8 +10,9 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.enums import AttnMaskType
 
-from loongforge_core.layers.attention import ScaledDotProductAttention
+from loongforge_core.layers.attention import ScaledDotProductAttention, with_heads
 from loongforge_core.layers.packing import packed_row
+from loongforge_core.testing.waiting import META, never_waiting
 
 
 def attention(window: tuple[int, int] | None = None) -> ScaledDotProductAttention:
@@ -98,11 +99,19 @@ def test_windows_begin_anew_with_every_packed_sample(mask: AttnMaskType) -> None
     torch.testing.assert_close(together.flatten(1), torch.cat(alone), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype, masked, heads", [(torch.bfloat16, False, 2), (torch.bfloat16, True, 6), (torch.float32, False, 6)])
+def test_keys_are_repeated_where_an_accelerator_has_no_kernel_for_fewer(dtype: torch.dtype, masked: bool, heads: int) -> None:
+    query, key = torch.empty(1, 6, 5, 8, dtype=dtype), torch.randn(1, 2, 5, 8, dtype=dtype)
+    assert with_heads(key, query, masked=masked) is key, "a CPU has one"
+    assert with_heads(key.to(META), query.to(META), masked=masked).shape == (1, heads, 5, 8)
+
+
 def test_lengths_on_the_host_are_not_asked_of_a_device() -> None:
-    """Meta tensors have no values to ask for."""
-    query, key, value = (torch.empty(15, heads, 8, device="meta") for heads in (4, 2, 2))
-    row = packed_row([6, 2, 7], device=torch.device("meta"))
-    assert attention()(query, key, value, packed_seq_params=row).shape == (15, 4, 8)
+    """And their ends go to it without a wait."""
+    query, key, value = (torch.empty(15, heads, 8, device=META) for heads in (4, 2, 2))
+    with never_waiting():
+        row = packed_row([6, 2, 7], device=META)
+        assert attention()(query, key, value, packed_seq_params=row).shape == (15, 4, 8)
 
 
 def test_context_parallelism_is_refused_when_built() -> None:
