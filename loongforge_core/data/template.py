@@ -81,6 +81,7 @@ class ChatTemplate:
         }
         self._placeholder = re.compile("|".join(re.escape(markup.placeholder) for markup in self.markups.values()) or "(?!)")
         self._roles_with_parts: frozenset[str] = frozenset()
+        self._left_out: frozenset[str] = frozenset()
         self._probe_roles()
         self._written_by_template = frozenset(filter(self._writes_placeholder, self.markups))
         self.stop_token_ids = self._stop_token_ids()
@@ -113,6 +114,8 @@ class ChatTemplate:
 
     def _tokenise(self, conversation: Conversation, purpose: Purpose, items: Sequence[_Item]) -> TokenisedText:
         messages = conversation.messages
+        if lost := [message.role for message in messages if message.role in self._left_out]:
+            raise DataError(f"{conversation.where}: the chat template of {self.folder} leaves out what a {lost[0]} turn says")
         text = self._write(messages, items, add_generation_prompt=purpose == "generate")
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         token_ids = np.array(encoding["input_ids"], dtype=np.int64)
@@ -195,7 +198,8 @@ class ChatTemplate:
     # ----------------------------------------------------------------------------------------------------------- probing
 
     def _probe_roles(self) -> None:
-        """Finds the roles whose content may be a list of parts: it must come out as its text, not as Python or not at all."""
+        """Finds the roles whose content may be a list of parts: it must come out as its text, not as Python or not at all. And the roles
+        whose text comes out in neither form."""
         chats = {
             "user": [Message("user", (PROBE,))],
             "assistant": [*_question(), Message("assistant", (PROBE,))],
@@ -207,6 +211,8 @@ class ChatTemplate:
             text = self._try(partial(self._render, chat))
             if text is None or PROBE not in text or re.search("""['"]type['"]""", text):
                 self._roles_with_parts = before
+                if (text := self._try(partial(self._render, chat))) is not None and PROBE not in text:
+                    self._left_out |= {role}
 
     def _writes_placeholder(self, modality: str) -> bool:
         """Whether the template turns a part of this modality into the recipe's placeholder, once."""

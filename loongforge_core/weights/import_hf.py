@@ -66,10 +66,10 @@ def check_model_type(path: Path, table: Table, tree: Mapping[str, Any]) -> None:
 def check_config(table: Table, tree: Mapping[str, Any], config: Any) -> list[str]:
     model_type = tree.get("model_type")
     known = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version", *table.placeholder_ids, *table.token_ids)
-    if not table.model_type or model_type == table.model_type:
+    section = "" if not table.model_type or model_type == table.model_type else table.config_at[str(model_type)]
+    if not section:
         given = {name: value for name, value in tree.items() if name not in known}
         return [f"config.json: {problem}" for problem in config_problems(table.keys, given, config)]
-    section = table.config_at[str(model_type)]
     inner = dict(lookup(tree, section) or {})
     inner.pop("model_type", None)
     return [f"config.json: {section}.{problem}" for problem in config_problems(table.keys, inner, config)]

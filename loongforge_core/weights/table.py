@@ -71,7 +71,8 @@ class Table:
     """Empty: this is a part of other formats and has no config.json of its own; alone, it is stored with our config."""
     architectures: tuple[str, ...] = ()
     config_at: Mapping[str, str] = field(default_factory=dict)
-    """Other model types whose folders hold this component too: model type -> the section of config.json that describes it."""
+    """Other model types whose folders hold this component too: model type -> the section of config.json that describes it, or
+    nothing for all of it."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other prefixes that transformers accepts: the prefix on disk -> the one that the rules use."""
     ignored: Mapping[str, str] = field(default_factory=dict)

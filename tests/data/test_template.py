@@ -171,6 +171,14 @@ def test_a_conversation_that_the_template_refuses(make_tokenizer: MakeTokenizer)
         template.tokenise(talk(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello")), "train")
 
 
+def test_a_template_that_leaves_out_what_a_role_says(make_tokenizer: MakeTokenizer) -> None:
+    template = ChatTemplate(make_tokenizer(NO_ENDING.replace("messages %}", "messages if message.role != 'system' %}")), MARKUPS)
+    question = ("user", "Hello")
+    template.tokenise(talk(question), "generate")
+    with pytest.raises(DataError, match=r"data\.jsonl:7: the chat template of .* leaves out what a system turn says"):
+        template.tokenise(talk(("system", "Be brief."), question), "generate")
+
+
 def test_a_placeholder_in_the_text_itself_is_refused(make_tokenizer: MakeTokenizer) -> None:
     template = ChatTemplate(make_tokenizer(), MARKUPS)
     with pytest.raises(DataError, match=r"^data.jsonl:7: .* have 2 placeholders .* for 1 items"):

@@ -183,10 +183,11 @@ def test_parts_become_one_starting_folder(case: dict[str, Any], tmp_path: Path, 
     assert "merging image_encoder, image_projector, foundation" in said and "not trained" not in said
 
 
-def test_mergers_are_read_out_of_a_whole_model_s_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tower_alone", [False, True])
+def test_mergers_are_read_out_of_a_larger_folder(tower_alone: bool, tmp_path: Path) -> None:
     theirs = reference(experts=True)
     redraw(theirs)
-    theirs.save_pretrained(tmp_path)
+    (theirs.model.visual if tower_alone else theirs).save_pretrained(tmp_path)
     ours = compose({**model(), "image_projector": {**model()["image_projector"], "pretrained": str(tmp_path)}})
     with our_model(ours) as built:
         filled = load_pretrained(built.target, ours, Registry.discover())

@@ -19,6 +19,7 @@ from native_resolution import (
     check_nothing_is_asked,
     check_published_pair,
     check_recomputation,
+    check_rotation_in_float32,
     composition,
     encode,
     grid_thw,
@@ -28,6 +29,7 @@ from native_resolution import (
     row_by_row,
 )
 from torch import Tensor
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeVisionConfig, Qwen3VLMoeVisionModel
 
 from loongforge_core.component import Shape
 from loongforge_core.layers.interfaces import Items
@@ -123,6 +125,14 @@ def test_reads_its_part_of_a_published_model(tmp_path: Path) -> None:
         assert torch.equal(built.model.transformer.layers[3].mlp.linear_fc2.weight, whole.model.visual.blocks[3].mlp.linear_fc2.weight)
 
 
+def test_reads_the_tower_of_a_model_with_experts(tmp_path: Path) -> None:
+    tower = Qwen3VLMoeVisionModel(Qwen3VLMoeVisionConfig(**THEIRS))
+    tower.save_pretrained(tmp_path)
+    with ours(configs()[0]) as built:
+        import_hf(tmp_path, built.target, built.table, built.config)
+        assert torch.equal(built.model.position_embedding.weight, tower.pos_embed.weight)
+
+
 def test_token_counts() -> None:
     check_counts(configs()[0])
 
@@ -133,6 +143,10 @@ def test_cost_grows_with_the_frame() -> None:
 
 def test_no_device_is_asked_how_long_something_is() -> None:
     check_nothing_is_asked(configs()[0])
+
+
+def test_queries_and_keys_are_turned_in_float32() -> None:
+    check_rotation_in_float32(configs()[0])
 
 
 def test_items_are_independent() -> None:

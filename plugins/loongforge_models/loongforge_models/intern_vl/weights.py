@@ -13,7 +13,7 @@ from loongforge_projectors.intern_mlp.config import InternMlpConfig
 from loongforge_vit.intern_vit.config import InternVitConfig
 
 from loongforge_core.component import ComponentConfig
-from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Derived, Ignored, Key, Unwritten, Written
+from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Derived, Ignored, Key, Written
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
 from loongforge_models.config_keys import TiedAtTop, tied_key
 
@@ -44,12 +44,6 @@ OWN_CODE = {
     "vision_config.architectures": ["InternVisionModel"],
 }
 """What OpenGVLab's code, to be laid beside the weights, cannot do without, and we make nothing of."""
-
-VISION_EXPERTS = """
-    capacity_factor eval_capacity_factor laux_allreduce moe_coeff_ratio moe_intermediate_size moe_output_scale noisy_gate_policy
-    num_experts num_routed_experts num_shared_experts shared_expert_intermediate_size use_residual use_rts use_weighted_residual
-""".split()  # noqa: SIM905
-"""Keys of the vision section since InternVL3, of an InternViT that was never published."""
 
 
 def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> Table | None:
@@ -93,7 +87,6 @@ def transformers_table(configs: Mapping[str, ComponentConfig], tables: Mapping[s
             Constant("vision_feature_layer", -1, -1),
             Constant("vision_feature_select_strategy", "default", "default"),
             Written("image_seq_length", tokens_per_tile, "image_encoder"),
-            Ignored(("vision_config.dropout",), "nothing is dropped here; OpenGVLab's folders have it from its own format"),
             how_run("text_config"),
             GENERIC_KEYS,
         ),
@@ -133,12 +126,8 @@ def opengvlab_table(configs: Mapping[str, ComponentConfig], tables: Mapping[str,
             Ignored(("auto_map.*",), "where its own code is"),
             Written("llm_config.architectures", lambda _: list(tables["foundation"].architectures)),
             how_run("llm_config"),
-            # How fresh weights are drawn; 1 in InternVL2.5's folders.
-            Written("vision_config.initializer_factor", lambda config: config.layer_scale_init, "image_encoder"),
             # Those of the parts give way to the keys above that claim some of the same.
             *(GENERIC_KEYS.under(section, "") for section in ("vision_config", "llm_config")),
-            Unwritten("vision_config.use_moe", False, False),
-            Ignored(tuple(f"vision_config.{name}" for name in VISION_EXPERTS), "no effect without use_moe"),
             Ignored(("hidden_size", "output_attentions", "_commit_hash"), "written by versions of transformers, and read by none"),
             GENERIC_KEYS,
         ),

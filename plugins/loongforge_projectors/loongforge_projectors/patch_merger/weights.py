@@ -20,8 +20,11 @@ QWEN2_VL_NAMES = {"ln_q": "norm", "mlp.0": "linear_fc1", "mlp.2": "linear_fc2"}
 """Qwen2-VL's, Qwen2.5-VL's and LLaVA-OneVision 1.5's."""
 QWEN3_VL_NAMES = {"norm": "norm", "linear_fc1": "linear_fc1", "linear_fc2": "linear_fc2"}
 
-TOWERS = {"LayerNorm": ("qwen3_vl_vision", ("qwen3_vl", "qwen3_vl_moe")), "RMSNorm": ("qwen2_5_vl_vision", ("qwen2_5_vl",))}
-"""`model_type` of the folders that have such mergers: the tower's alone, and whole models'."""
+TOWERS = {
+    "LayerNorm": ("qwen3_vl_vision", {"qwen3_vl_moe_vision": "", "qwen3_vl": "vision_config", "qwen3_vl_moe": "vision_config"}),
+    "RMSNorm": ("qwen2_5_vl_vision", {"qwen2_5_vl": "vision_config"}),
+}
+"""`model_type` of the folders that have such mergers, the tower's alone, and of others the section of config.json that describes it."""
 
 ELSEWHERE = {
     **dict.fromkeys(("*patch_embed.*", "*pos_embed.*", "*blocks.*"), "the tower's"),
@@ -37,12 +40,12 @@ def table(config: PatchMergerConfig) -> Table:
     return replace(own, alternatives={"Qwen's towers": in_tower(own, *TOWERS[config.normalization])} if as_published else {})
 
 
-def in_tower(own: Table, alone: str, whole: tuple[str, ...]) -> Table:
+def in_tower(own: Table, alone: str, others: Mapping[str, str]) -> Table:
     return replace(
         own,
         keys=(*own.keys, Ignored(("*",), "the tower's")),
         model_type=alone,
-        config_at=dict.fromkeys(whole, "vision_config"),
+        config_at=others,
         aliases={"model.visual.": "", "visual.": ""},
         ignored=ELSEWHERE,
     )

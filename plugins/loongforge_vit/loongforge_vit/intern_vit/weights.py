@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Given, Ignored, Key
+from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Given, Ignored, Key, Unwritten, Written
 from loongforge_core.weights.rules import TENSOR, WEIGHT, WEIGHT_AND_BIAS, Copy, FusedQkv, Rule, StackedQkv
 from loongforge_core.weights.table import Table
 from loongforge_vit.intern_vit.config import InternVitConfig
@@ -19,6 +19,11 @@ __all__ = ["table"]
 
 NORMS = {"layer_norm": "LayerNorm", "rms_norm": "RMSNorm"}
 CARRIED = {"unused_layers.*": "behind the feature layer"}
+EXPERTS = """
+    capacity_factor eval_capacity_factor laux_allreduce moe_coeff_ratio moe_intermediate_size moe_output_scale noisy_gate_policy
+    num_experts num_routed_experts num_shared_experts shared_expert_intermediate_size use_residual use_rts use_weighted_residual
+""".split()  # noqa: SIM905
+"""Keys of OpenGVLab's format since InternVL3, of an InternViT that was never published."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ def table(config: InternVitConfig) -> Table:
             Constant("use_mask_token", False, False),
             Constant("use_absolute_position_embeddings", True, True),
             Constant("use_mean_pooling", True, True),
-            Ignored(("hidden_dropout_prob", "projection_dropout"), "nothing is dropped here"),
+            # The last is of the other format, and in the folders that OpenGVLab has turned into this one.
+            Ignored(("hidden_dropout_prob", "projection_dropout", "dropout"), "nothing is dropped here"),
         ),
         model_type="internvl_vision",
         architectures=("InternVLVisionModel",),
@@ -70,9 +76,12 @@ def opengvlab_table(config: InternVitConfig) -> Table:
             Key("norm_type", "normalization", "rms_norm", values=NORMS),
             Key("qkv_bias", "add_qkv_bias", False),
             Key("qk_normalization", "qk_layernorm", True),
-            Key("initializer_factor", "layer_scale_init", 0.1),
+            # How fresh weights are drawn; 1 in InternVL2.5's folders.
+            Written("initializer_factor", lambda config: config.layer_scale_init),
             Ignored(("dropout", "drop_path_rate"), "nothing is dropped here"),
             Ignored(("use_flash_attn", "auto_map.*"), "how their own code runs"),
+            Unwritten("use_moe", False, False),
+            Ignored(tuple(EXPERTS), "no effect without use_moe"),
         ),
         model_type="intern_vit_6b",
         architectures=("InternVisionModel",),

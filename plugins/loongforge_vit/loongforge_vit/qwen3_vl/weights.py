@@ -35,7 +35,7 @@ def table(config: Qwen3VlConfig) -> Table:
             Constant("hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh"),
         ),
         model_type="qwen3_vl_vision",
-        config_at={"qwen3_vl": "vision_config", "qwen3_vl_moe": "vision_config"},
+        config_at={"qwen3_vl": "vision_config", "qwen3_vl_moe": "vision_config", "qwen3_vl_moe_vision": ""},
         aliases={"model.visual.": "", "visual.": ""},
         ignored=ELSEWHERE,
     )
