@@ -144,11 +144,13 @@ class Decoder(Backbone[DecoderConfig]):
         if not self.context.stage.pre_process:
             levels = self.receive(token_ids_bs.shape[1])
         levels_lsbh = torch.stack(tuple(levels)) if levels else None
+        # DeepSeek's own code turns the few numbers that turn in float32, whatever the others are.
+        precision = torch.float32 if self.megatron_config.multi_latent_attention else self.context.dtype
         hidden_sbh: Tensor = self.decoder(
             hidden_states=decoder_input_sbh,
             attention_mask=None,
             context=levels_lsbh,
-            rotary_pos_emb=self.rotary(position_ids, self.context.dtype),
+            rotary_pos_emb=self.rotary(position_ids, precision),
             packed_seq_params=packed,
             padding_mask=self.sequences(token_ids_bs, padding_mask_bs, packed),
         )

@@ -40,9 +40,11 @@ class ExpertDecoderConfig(DecoderConfig):
     moe_router_bias_update_rate: float = Field(0.0, ge=0)
     """By so much the bias of an expert rises after a step that sent it fewer tokens than the mean, or falls after one that sent more."""
     moe_router_load_balancing_type: Literal["seq_aux_loss", "aux_loss", "none"] = "seq_aux_loss"
-    """What the router's loss balances the experts over: each sequence, each micro-batch (then numbers depend on its size), or nothing."""
+    """What the router's loss balances the experts over: each sequence, each micro-batch (then numbers depend on its size), or nothing. A
+    router that is frozen balances nothing, neither by its loss nor by its bias."""
     moe_aux_loss_coeff: float = Field(0.001, ge=0)
-    """Of the router's loss; that of an even load is 1, in every layer."""
+    """Of the router's loss; that of an even load is 1, in every layer. All tokens have it, and it is divided by the target tokens, as
+    Megatron divides: where one token in ten is a target, it weighs ten times as much beside the loss."""
 
     @model_validator(mode="after")
     def _check_layers(self) -> ExpertDecoderConfig:

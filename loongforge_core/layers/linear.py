@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["ColumnLinear", "RowLinear"]
+__all__ = ["ColumnLinear", "RowLinear", "without_bias"]
 
 
 class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]
@@ -36,3 +36,13 @@ class RowLinear(RowParallelLinear):  # type: ignore[misc]
             output, bias = super().forward(input_)
             return output, bias
         return F.linear(input_, self.weight, self.bias), None
+
+
+def without_bias(linear: type) -> type:
+    """The same layer without a bias, where Megatron asks for one because its neighbours have it."""
+
+    class LinearWithoutBias(linear):  # type: ignore[misc]
+        def __init__(self, *args: Any, bias: bool, **kwargs: Any) -> None:
+            super().__init__(*args, bias=False, **kwargs)
+
+    return LinearWithoutBias

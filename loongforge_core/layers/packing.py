@@ -22,7 +22,7 @@ def packed_row(lengths: Sequence[int], *, total: int | None = None, device: torc
     """A row of sequences of these lengths; what is left of `total` behind them is padding, a sequence of its own."""
     padding = (total or 0) - sum(lengths)
     lengths = (*lengths, padding) if padding > 0 else tuple(lengths)
-    ends = torch.tensor((0, *lengths)).cumsum(0).to(device, torch.int32)
+    ends = torch.tensor((0, *lengths)).cumsum(0, dtype=torch.int32).to(device, non_blocking=True)
     longest = max(lengths, default=0)
     return PackedRow(
         qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=longest, max_seqlen_kv=longest, lengths=tuple(lengths)

@@ -66,12 +66,12 @@ class RotaryAngles(nn.Module):
 
         The angles are float32 whatever `dtype` is.
         """
-        frequency = self.inverse_frequency.to(position_ids.device, torch.float32)
+        frequency = self.inverse_frequency.to(position_ids.device, torch.float32, non_blocking=True)
         if self.axis_of_frequency is None:
             position_sbf = position_ids.t().unsqueeze(-1)
         else:
             assert position_ids.dim() == 3, f"positions of three axes were expected, given is {list(position_ids.shape)}"
-            position_sbf = position_ids[self.axis_of_frequency.to(position_ids.device)].permute(2, 1, 0)
+            position_sbf = position_ids[self.axis_of_frequency.to(position_ids.device, non_blocking=True)].permute(2, 1, 0)
         angles_sbf = position_sbf.float() * frequency
         rotation = torch.stack((angles_sbf.cos(), angles_sbf.sin())).unsqueeze(3)
         return (rotation if self.magnitude == 1.0 else rotation * self.magnitude).to(dtype)
@@ -97,15 +97,15 @@ def turn(heads_sbnd: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = heads_sbnd.chunk(2, dim=-1)
     sequence, batch, heads, width = heads_sbnd.shape
     # Laid out head by head, as attention reads it: with [s, b, n, d] in memory every step along s is a jump over the batch.
-    turned = torch.empty((batch, heads, sequence, width), dtype=heads_sbnd.dtype, device=heads_sbnd.device).permute(2, 0, 1, 3)
+    turned = torch.empty((batch, heads, sequence, width), dtype=cosine.dtype, device=heads_sbnd.device).permute(2, 0, 1, 3)
     turned_first, turned_second = turned.chunk(2, dim=-1)
     torch.mul(first, cosine, out=turned_first).addcmul_(second, sine, value=-1)
     torch.mul(second, cosine, out=turned_second).addcmul_(first, sine)
-    return turned
+    return turned.to(heads_sbnd.dtype)
 
 
 def rotate(heads_sbnd: Tensor, rotation: Tensor) -> Tensor:
-    """Heads `[s, b, n, d]` turned by what `RotaryAngles` returned."""
+    """Heads `[s, b, n, d]` turned by what `RotaryAngles` returned, in its precision, and of their own."""
     turned: Tensor = Rotation.apply(heads_sbnd, rotation)  # type: ignore[no-untyped-call]
     return turned
 

@@ -139,15 +139,15 @@ class GridAngles(nn.Module):
         exponent = torch.arange(0, head_size // 2, 2, dtype=torch.int64, device="cpu").float() / (head_size // 2)
         self.register_buffer("inverse_frequency", 1.0 / base**exponent, persistent=False)
 
-    def forward(self, sizes: Iterable[Shape], like: Tensor) -> Tensor:
-        """`[2, N, 1, 1, d / 2]`, row by row: cosines, then sines, as `layers.rotary.rotate` takes them; of the kind of `like`.
+    def forward(self, sizes: Iterable[Shape], device: torch.device) -> Tensor:
+        """`[2, N, 1, 1, d / 2]`, row by row: cosines, then sines, as `layers.rotary.rotate` takes them.
 
-        The angles are float32 whatever `like` is.
+        They are float32, and so the turn is, whatever the tower is: that of every reference is too.
         """
         sizes = tuple(sizes)
-        places = torch.arange(max(max(size[1:]) for size in sizes), device=like.device)
-        angles_pf = places.unsqueeze(1).float() * self.inverse_frequency.to(like.device, torch.float32)
-        table_2pf = torch.stack((angles_pf.cos(), angles_pf.sin())).to(like.dtype)
+        places = torch.arange(max(max(size[1:]) for size in sizes), device=device)
+        angles_pf = places.unsqueeze(1).float() * self.inverse_frequency.to(device, torch.float32, non_blocking=True)
+        table_2pf = torch.stack((angles_pf.cos(), angles_pf.sin()))
         return torch.cat([self.of_item(table_2pf, *size) for size in sizes], dim=1)[:, :, None, None]
 
     def of_item(self, table_2pf: Tensor, frames: int, rows: int, columns: int) -> Tensor:

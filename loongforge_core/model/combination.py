@@ -8,7 +8,7 @@ from typing import Any
 from megatron.core.enums import ModelType
 from torch import Tensor, nn
 
-from loongforge_core.config.composition import FOUNDATION
+from loongforge_core.config.slot_names import FOUNDATION
 from loongforge_core.layers.interfaces import Backbone, Component, Features, Recipe
 from loongforge_core.layers.packing import PackedRow, packed_row
 from loongforge_core.model.batch import Batch

@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from loongforge_core.component import Shape
-from loongforge_core.config.composition import encoder_slot, projector_slot
+from loongforge_core.config.slot_names import encoder_slot, projector_slot
 from loongforge_core.errors import PluginError
 from loongforge_core.layers.interfaces import Component, Features, Items
 from loongforge_core.model.batch import Batch

@@ -17,6 +17,7 @@ from loongforge_core.layers.experts import SequenceRouter, sequence_members
 from loongforge_core.layers.packing import packed_row
 from loongforge_core.parallel.initialise import initialise
 from loongforge_core.testing.reference import ours
+from loongforge_core.testing.waiting import META, never_waiting
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +145,19 @@ def test_without_training_there_is_no_router_loss() -> None:
     assert worst_difference(evaluated, plain) < 1e-6
 
 
+def test_a_frozen_router_balances_nothing() -> None:
+    """Not by what is in front of it either."""
+    with ours(softmax_config()) as built:
+        initialise({"foundation": built.model}, seed=1)
+        for name, parameter in built.model.named_parameters():
+            parameter.requires_grad_(not name.endswith("router.weight"))
+        in_one_batch(built.model, SAMPLES)
+        trained = {name: parameter.grad for name, parameter in built.model.named_parameters() if parameter.requires_grad}
+    plain = gradients(softmax_config(moe_router_load_balancing_type="none"), in_one_batch)
+    assert len(plain) == len(trained) + SIZES["num_layers"]
+    assert worst_difference(plain, trained) < 1e-6
+
+
 def test_members_of_a_padded_packed_row() -> None:
     ids = torch.zeros(1, 6, dtype=torch.int64)
     padding = torch.tensor([[False] * 5 + [True]])
@@ -157,6 +171,18 @@ def test_the_bias_of_an_expert_counts_tokens_but_no_padding() -> None:
         in_one_batch(built.model, SAMPLES)
         routers = [module for module in built.model.modules() if isinstance(module, SequenceRouter)]
         assert [float(router.local_tokens_per_expert.sum()) for router in routers] == [CHOICES * sum(LENGTHS)] * SIZES["num_layers"]
+
+
+@pytest.mark.parametrize("config", [softmax_config(), sigmoid_config()], ids=["softmax", "sigmoid"])
+def test_a_router_waits_for_no_device(config: ExpertDecoderConfig) -> None:
+    """Megatron's dispatcher behind it does, once a layer: it asks how many tokens each expert gets."""
+    with ours(config, device=META) as built:
+        router = next(module for module in built.model.modules() if isinstance(module, SequenceRouter)).to(META)
+        ids, padding = torch.empty(1, 8, dtype=torch.int64, device=META), torch.empty(1, 8, dtype=torch.bool, device=META)
+        with never_waiting():
+            router.sequences = sequence_members(ids, padding, packed_row([3, 4], total=8, device=META), together=False)
+            weights, _ = router.routing(torch.empty(8, 1, EXPERTS, device=META, requires_grad=True))
+            weights.sum().backward()
 
 
 @pytest.mark.parametrize(

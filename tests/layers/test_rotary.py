@@ -15,6 +15,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbe
 from loongforge_core.layers.decoder_config import DecoderConfig
 from loongforge_core.layers.rotary import RotaryAngles, rotate
 from loongforge_core.layers.rotary_config import RotaryScaling
+from loongforge_core.testing.waiting import META, never_waiting
 
 SIZES: dict[str, Any] = {"num_layers": 1, "hidden_size": 256, "ffn_hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9}
 
@@ -34,6 +35,25 @@ def test_rotation_is_a_turn_by_the_position() -> None:
     (ours,) = torch.autograd.grad(turned, heads, upstream, retain_graph=True)
     (theirs,) = torch.autograd.grad(expected, heads, upstream)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_less_precise_heads_are_turned_in_the_precision_of_the_angles() -> None:
+    """Rounded once, behind the turn; and so is the gradient."""
+    heads = torch.randn(3, 2, 4, 8).bfloat16().requires_grad_()
+    rotation = RotaryAngles(8, 100.0)(torch.tensor([[0, 1, 5], [2, 2, 9]]), torch.float32)
+    turned, upstream = rotate(heads, rotation), torch.randn(3, 2, 4, 8).bfloat16()
+    assert torch.equal(turned, rotate(heads.float(), rotation).bfloat16())
+    (gradient,) = torch.autograd.grad(turned, heads, upstream)
+    cosine, sine = rotation
+    assert torch.equal(gradient, rotate(upstream.float(), torch.stack((cosine, -sine))).bfloat16())
+
+
+@pytest.mark.parametrize("section", [None, [2, 1, 1]])
+def test_no_device_is_waited_for(section: list[int] | None) -> None:
+    """Frequencies lie on the host, so that a model on the meta device has them: they go where the positions are."""
+    positions = torch.empty((3, 2, 5) if section else (2, 5), dtype=torch.int64, device=META)
+    with never_waiting():
+        assert RotaryAngles(8, 100.0, mrope_section=section)(positions, torch.bfloat16).shape == (2, 5, 2, 1, 4)
 
 
 # As published, or as model cards say to add them, and every switch that YaRN has.

@@ -81,7 +81,7 @@ def test_attention_sees_how_far_apart_patches_are_in_each_axis() -> None:
     """Rotated queries and keys: their product depends on differences of rows and columns, not on where the two are."""
     generator = torch.Generator().manual_seed(1)
     query, key = (torch.randn(1, 1, 1, 16, generator=generator).expand(24, 1, 1, 16) for _ in range(2))
-    rotation = GridAngles(16)([(1, 4, 6)], query)
+    rotation = GridAngles(16)([(1, 4, 6)], query.device)
     products = torch.einsum("sbnd,tbnd->st", rotate(query, rotation), rotate(key, rotation)).view(4, 6, 4, 6)
     torch.testing.assert_close(products[0, 0, 2, 3], products[1, 2, 3, 5])
     assert (products[0, 0, 2, 3] - products[0, 0, 3, 2]).abs() > 1e-3

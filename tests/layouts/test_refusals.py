@@ -18,11 +18,12 @@ from torch import distributed
 
 from loongforge_core.component import ComponentConfig, ComponentSpec
 from loongforge_core.config.check import composition_from
-from loongforge_core.config.composition import FOUNDATION, Composition
+from loongforge_core.config.composition import Composition
 from loongforge_core.config.layout import layers_of_stages
 from loongforge_core.config.layout_check import check_layout
 from loongforge_core.config.provenance import Provenance
 from loongforge_core.config.sentences import Findings
+from loongforge_core.config.slot_names import FOUNDATION
 from loongforge_core.errors import ConfigError
 from loongforge_core.layers.interfaces import BuildContext
 from loongforge_core.model.auto import AutoModel

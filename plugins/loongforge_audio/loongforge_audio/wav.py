@@ -19,6 +19,9 @@ from loongforge_core.errors import DataError
 
 __all__ = ["read_wav"]
 
+HIGHEST_RATE = 1_000_000
+"""Above what anything records: the filter that resamples is as long as the rate is high, so that a damaged header could fill all memory."""
+
 
 def read_wav(path: Path, rate: int) -> np.ndarray:
     """Samples `[t]` float64, -1 to 1 in PCM, the mean of all channels, `rate` of them a second. Raises DataError naming the file."""
@@ -43,8 +46,8 @@ def opened(path: Path) -> tuple[int, np.ndarray]:
     # What scipy raises for damaged files: among others it looks at variables that only a complete one would have set.
     except (OSError, EOFError, ValueError, TypeError, LookupError, NameError, ArithmeticError, struct.error, Warning) as error:
         raise DataError(f"{path}: {refusal(path)} ({error})") from error
-    if rate <= 0:
-        raise DataError(f"{path}: says that it has {rate} samples a second")
+    if not 0 < rate <= HIGHEST_RATE:
+        raise DataError(f"{path}: says that it has {rate} samples a second; expected 1 to {HIGHEST_RATE}")
     return rate, samples
 
 

@@ -100,6 +100,7 @@ def test_as_many_tokens_as_the_config_counts() -> None:
             assert emitted.hidden_NW.shape == (sum(map(built.config.num_tokens, items.sizes)), 32)
     reference = Qwen2AudioEncoder._get_feat_extract_output_lengths(None, torch.tensor(lengths))[1]
     assert [built.config.num_tokens((length,)) for length in lengths] == reference.tolist()
+    assert built.config.num_tokens(built.config.largest_item_size("audio")) == max(reference.tolist())
 
 
 def test_items_do_not_see_each_other() -> None:

@@ -15,7 +15,7 @@ from loongforge_audio.wav import read_wav
 from loongforge_audio.whisper.config import WhisperConfig
 from loongforge_audio.whisper.processor import RATE, WhisperProcessor
 from scipy.io import wavfile
-from transformers import WhisperFeatureExtractor
+from transformers import AutoFeatureExtractor, WhisperFeatureExtractor
 
 from loongforge_core.errors import DataError
 
@@ -124,7 +124,9 @@ def test_published_is_what_transformers_loads(tmp_path: Path) -> None:
     for config in (WhisperConfig, Qwen2AudioConfig):
         published = processor(128, config=config, seconds=30).published()
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(published))
-        loaded = json.loads(WhisperFeatureExtractor.from_pretrained(tmp_path).to_json_string())
+        extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
+        assert isinstance(extractor, WhisperFeatureExtractor)
+        loaded = json.loads(extractor.to_json_string())
         assert {key: loaded[key] for key in published} == published
         assert loaded.keys() - published.keys() == {"dither"}
     assert not processor(seconds=1.5).published()
@@ -171,6 +173,13 @@ def test_a_truncated_sound(size: int, tmp_path: Path) -> None:
     assert path.stat().st_size == 1044
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DataError, match=r"one.wav: (cannot read this sound, is it truncated|not a WAV file)"):
+        processor()(path)
+
+
+@pytest.mark.parametrize("rate", [0, 1_000_003, 2_000_000_011])
+def test_a_rate_that_nothing_records_is_refused(rate: int, tmp_path: Path) -> None:
+    path = written(tmp_path / "one.wav", (sound(500) * 32767).astype(np.int16), rate)
+    with pytest.raises(DataError, match=rf"one.wav: says that it has {rate} samples a second; expected 1 to 1000000"):
         processor()(path)
 
 

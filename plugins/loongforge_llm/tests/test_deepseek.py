@@ -12,12 +12,18 @@ import transformers
 from loongforge_llm.deepseek_v2.config import DeepseekV2Config
 from loongforge_llm.deepseek_v3.config import DeepseekV3Config
 from torch import nn
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import apply_rotary_emb
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3DecoderLayer, DeepseekV3RMSNorm
 
+from loongforge_core.errors import WeightsError
 from loongforge_core.layers.expert_config import ExpertDecoderConfig
 from loongforge_core.testing.parity import check_language_model
+from loongforge_core.testing.reference import ours as build
+from loongforge_core.testing.reference import redraw
 from loongforge_core.testing.roundtrip import check_round_trip
 from loongforge_core.testing.sizes import check_published_size
+from loongforge_core.weights.export_hf import export_component
+from loongforge_core.weights.import_hf import import_hf
 
 OURS: dict[str, Any] = {
     "num_layers": 3,
@@ -128,6 +134,25 @@ def test_round_trip(case: str, tmp_path: Path) -> None:
     check_round_trip(*both(case), tmp_path)
 
 
+def test_in_bfloat16_heads_are_turned_in_float32() -> None:
+    """As the reference turns them, and rounded once."""
+    config, reference = both("lite")
+    positions = torch.arange(2000, 2016)[None]
+    with build(config, dtype=torch.bfloat16) as built:
+        redraw(built.model)
+        attention = built.model.decoder.layers[0].self_attention
+        turned: list[torch.Tensor] = []
+        heads = torch.randn(16, 1, 4, config.head_size, generator=torch.Generator().manual_seed(0)).bfloat16()
+        attention.core_attention.register_forward_pre_hook(lambda *_: turned.append(attention.turn(heads)))
+        ids = torch.zeros_like(positions)
+        built.model(built.model.embed(ids), positions, token_ids_bs=ids)
+    frequencies = reference.model.rotary_emb(torch.zeros(1), positions)
+    expected, _ = apply_rotary_emb(heads.permute(1, 2, 0, 3), heads.permute(1, 2, 0, 3), frequencies)
+    halves = expected.permute(2, 0, 1, 3).unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    assert turned[0].dtype == torch.bfloat16
+    assert (turned[0] != halves).float().mean() < 0.01
+
+
 def test_prediction_layers_are_carried(tmp_path: Path) -> None:
     """They come and go with the others, change no logit and get no gradient."""
     ours, theirs = V3["groups, bias and scaling"]
@@ -135,6 +160,29 @@ def test_prediction_layers_are_carried(tmp_path: Path) -> None:
     published = transformers.DeepseekV3Config(**{**THEIRS, **theirs}, num_nextn_predict_layers=2)
     check_round_trip(config, DeepseekV3ForCausalLM(published), tmp_path / "round trip")
     check_language_model(without_router_loss(config), DeepseekV3ForCausalLM(published), tmp_path / "parity")
+
+
+def test_a_folder_that_transformers_has_written_states_layers_that_are_not_there(tmp_path: Path) -> None:
+    """Where they are there, a model without them does not take the folder."""
+    ours, theirs = V3["groups, bias and scaling"]
+    for folder, model in {"without": transformers.DeepseekV3ForCausalLM, "with": DeepseekV3ForCausalLM}.items():
+        published = transformers.DeepseekV3Config(**{**THEIRS, **theirs}, num_nextn_predict_layers=1)
+        model(published).save_pretrained(tmp_path / folder)
+    with build(DeepseekV3Config(**OURS, **ours)) as built:
+        import_hf(tmp_path / "without", built.target, built.table, built.config)
+        with pytest.raises(WeightsError, match=r"model\.layers\.3\.enorm"):
+            import_hf(tmp_path / "with", built.target, built.table, built.config)
+
+
+def test_a_model_in_bfloat16_comes_back_in_bfloat16(tmp_path: Path) -> None:
+    """Its biases are float32, and no reason to load the rest in twice the memory."""
+    config, reference = both("groups, bias and scaling")
+    with build(config, dtype=torch.bfloat16) as built:
+        redraw(built.model)
+        export_component(tmp_path, built.target, built.table, config)
+    loaded = type(reference).from_pretrained(tmp_path)
+    dtypes = {name.endswith("e_score_correction_bias"): tensor.dtype for name, tensor in loaded.state_dict().items()}
+    assert dtypes == {False: torch.bfloat16, True: torch.float32}
 
 
 def test_what_the_published_classes_cannot_express_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +12,11 @@ from loongforge_core.config.check import composition_from, layout_dependences
 from loongforge_core.config.composition import Composition
 from loongforge_core.config.layout import describe_layout
 from loongforge_core.errors import ConfigError
+from loongforge_core.layers import experts
 from loongforge_core.model.batch import Batch
+from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
-from loongforge_core.testing.layouts import Layout, check_layouts
+from loongforge_core.testing.layouts import Layout, Measured, check_layouts, compare, measure, trainer_in
 
 VOCABULARY = 101
 TRAIN = {"lr": 1e-2, "steps": 3, "lr_warmup_steps": 1, "adam_eps": 1e-5}
@@ -114,8 +116,36 @@ def test_ranks_share_experts() -> None:
     check_layouts(language_model(QWEN3_MOE), [EXPERTS, EXPERTS_ON_TENSOR_RANKS, TWO_COPIES, SPLIT_EXPERTS, EXPERTS_OF_STAGES], STEPS)
 
 
+def measure_together(composition: Composition, layout: Layout, batches: Sequence[Sequence[Batch]]) -> Measured:
+    """With experts computed together, as on a GPU; this process is a rank's own."""
+    experts.can_be_grouped = lambda *weights: True
+    return measure(composition, layout, batches)
+
+
+@pytest.mark.parametrize("layout", [DATA, SPLIT_EXPERTS, EXPERTS_OF_STAGES], ids=str)
+def test_experts_that_are_computed_together_are_the_same_in_every_layout(layout: Layout) -> None:
+    """Among them one where weights arrive while the model runs: Megatron waits for those of a layer when the layer is called."""
+    aligned = language_model({**QWEN3_MOE, "moe_ffn_hidden_size": 16})
+    (one,) = run_ranks(measure, 1, aligned, Layout(), STEPS)
+    compare(one, run_ranks(measure_together, layout.world_size, aligned, layout, STEPS), layout)
+
+
 def test_ranks_share_experts_and_the_bias_that_balances_them() -> None:
     check_layouts(language_model(DEEPSEEK_V3), [EXPERTS, TWO_COPIES], STEPS)
+
+
+def biases_after_a_step(composition: Composition) -> dict[str, list[float]]:
+    trainer = trainer_in(composition, Layout())
+    trainer.step(STEPS[0])
+    return {name: buffer.tolist() for name, buffer in trainer.models[0].named_buffers() if name.endswith("expert_bias")}
+
+
+def test_a_frozen_router_keeps_its_bias() -> None:
+    """As the one of the prediction layer does, which does not run."""
+    frozen = language_model({**DEEPSEEK_V3, "freeze": ["decoder.layers.1.mlp.router.*"]})
+    (biases,) = run_ranks(biases_after_a_step, 1, frozen)
+    moved = {name for name, bias in biases.items() if any(bias)}
+    assert len(biases) == 3 and moved == {"foundation.decoder.layers.2.mlp.router.expert_bias"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from loongforge_core.config.check import composition_from
-from loongforge_core.config.composition import FOUNDATION, Composition
+from loongforge_core.config.composition import Composition
+from loongforge_core.config.slot_names import FOUNDATION
 from loongforge_core.model.batch import Batch
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, check_layouts

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import transformers
 from loongforge_llm.qwen3_moe.config import Qwen3MoeConfig
+from loongforge_llm.qwen3_moe.weights import table
 
 from loongforge_core.testing.parity import check_language_model
 from loongforge_core.testing.roundtrip import check_round_trip
 from loongforge_core.testing.sizes import check_published_size
+from loongforge_core.weights.config_keys import config_problems, write_config
 
 OURS: dict[str, Any] = {
     "num_layers": 3,
@@ -74,6 +76,17 @@ def test_parity(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_round_trip(case: str, tmp_path: Path) -> None:
     check_round_trip(*both(case), tmp_path)
+
+
+def test_what_a_folder_may_say_beside_what_transformers_writes() -> None:
+    """Folders of Qwen3-Coder say what there is none of, and any folder may have been made with another router's loss."""
+    config, _ = both("experts in all layers")
+    published = {"qkv_bias": False, "use_qk_norm": True, "shared_expert_intermediate_size": 0, "router_aux_loss_coef": 0.0}
+    keys = table(config).keys
+    assert not config_problems(keys, {**write_config(keys, config), **published}, config)
+    wrong = {"qkv_bias": True, "use_qk_norm": False, "shared_expert_intermediate_size": 64}
+    problems = config_problems(keys, {**write_config(keys, config), **wrong}, config)
+    assert [problem.split()[0] for problem in problems] == list(wrong)
 
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_experts.json").read_text())

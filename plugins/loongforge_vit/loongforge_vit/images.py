@@ -1,12 +1,15 @@
 """An image file -> pixels, as transformers' processors with Pillow make them, bit for bit.
 
-Turned upright by its EXIF orientation first, as `transformers.image_utils.load_image` does; transparency is laid over white.
+Turned upright by its EXIF orientation first, as `transformers.image_utils.load_image` does; transparency is laid over white. Of greys
+of more than eight bits the upper eight are seen, as Pillow sees them of colours; transformers would see white wherever there is more than
+1/256 of it.
 
-Shapes: H rows, W columns.
+Shapes: C channels, H rows, W columns, v values of a colour.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,15 @@ from loongforge_core.errors import DataError
 
 __all__ = ["check_rgb", "normalised", "open_rgb", "published_pixels"]
 
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
+    *(struct.error, Image.DecompressionBombError),
+)
+"""What Pillow raises for damaged files: its decoders look for damage where they expect it only."""
+UNKNOWN = 0
+TIFF_BITS, TIFF_ZERO_IS, TIFF_BLACK = 258, 262, 1
+"""Tags of a TIFF: bits per sample, and the photometric interpretation, which is 1 where zero is black."""
+
 
 def check_rgb(num_channels: int) -> None:
     """Raises DataError for an encoder that looks at something else than the three channels of an image."""
@@ -26,25 +38,32 @@ def check_rgb(num_channels: int) -> None:
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """The image, upright, RGB. Raises DataError when there is none."""
+    """The image, upright, RGB. Raises DataError when there is none, or where nobody knows how bright its greys are."""
     try:
         with Image.open(path) as file:
             file.load()
-            return _rgb(ImageOps.exif_transpose(file))
+            if (bits := _bits_of_grey(file)) == UNKNOWN:
+                raise DataError(
+                    f"{path}: the greys of this {file.format} are {'fractions' if file.mode == 'F' else 'integers'} that do not say which "
+                    "is white; expected an image of 8 or 16 bits a colour, such as a PNG"
+                )
+            upright = ImageOps.exif_transpose(file)
+            return _rgb(_upper_eight_bits(upright, bits) if bits > 8 else upright)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image, or of a kind that Pillow cannot open") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for a damaged file
+    except DAMAGED as error:
         raise DataError(f"{path}: cannot read this image, is it truncated? {error}") from error
 
 
 def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """`[3, H, W]` float32, from 0 to 1 before the mean is taken off."""
-    # float64 and the order of operations are transformers': they decide the last bit.
-    scaled_HWC = (np.asarray(image).astype(np.float64) * (1 / 255)).astype(np.float32)
-    pixels_HWC = (scaled_HWC - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
-    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+    # Of the 256 values that there are; float64 and the order of operations are transformers': they decide the last bit.
+    scaled_v1 = (np.arange(256).astype(np.float64) * (1 / 255)).astype(np.float32)[:, None]
+    values_vC = (scaled_v1 - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
+    pixels_HWC = np.asarray(image)
+    return np.stack([values_vC[:, channel].take(pixels_HWC[..., channel]) for channel in range(values_vC.shape[1])])
 
 
 def published_pixels(mean: Sequence[float], std: Sequence[float]) -> Mapping[str, Any]:
@@ -59,6 +78,26 @@ def published_pixels(mean: Sequence[float], std: Sequence[float]) -> Mapping[str
         "image_mean": list(mean),
         "image_std": list(std),
     }
+
+
+def _bits_of_grey(file: Image.Image) -> int:
+    """How many bits white has: 8 but where Pillow opens greys as wider numbers; or UNKNOWN."""
+    if file.mode != "F" and not file.mode.startswith("I"):
+        return 8
+    if file.mode != "F" and file.format in ("PNG", "PPM", "JPEG2000"):
+        return 16  # what has fewer Pillow brings to as many
+    tags = getattr(file, "tag_v2", {})
+    if file.mode.startswith("I;16") and tags.get(TIFF_ZERO_IS) == TIFF_BLACK:
+        return int(tags[TIFF_BITS][0])
+    return UNKNOWN
+
+
+def _upper_eight_bits(image: Image.Image, bits: int) -> Image.Image:
+    """Its one transparent grey, where it has one, becomes white."""
+    values = np.asarray(image)
+    upper = (values >> (bits - 8)).astype(np.uint8)
+    upper[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(upper)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

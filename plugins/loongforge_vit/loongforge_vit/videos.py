@@ -1,11 +1,15 @@
 """A video is a folder of frames, in the order of their names, or a JSON file `{"frames": ["0.jpg", ...], "fps": 2.0}` that names them.
 
+Numbers in names count by their value, with or without leading zeros: `9.jpg` is before `10.jpg`.
+
 Choosing some of the frames, and opening films, is left out.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 from loongforge_core.errors import DataError
@@ -16,12 +20,18 @@ __all__ = ["video_frames"]
 def video_frames(path: Path, frames_per_second: float) -> tuple[list[Path], float]:
     """The files of a video's frames, and how many there are in a second."""
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+        files.sort(key=lambda file: (numbered(file.name), file.name))
     else:
         files, frames_per_second = listed_frames(path)
     if not files:
         raise DataError(f"{path}: a video without frames")
     return files, frames_per_second
+
+
+def numbered(name: str) -> list[str | int]:
+    """Text and numbers by turns, beginning with text: what two names have at one place can be compared."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def listed_frames(path: Path) -> tuple[list[Path], float]:
@@ -34,6 +44,6 @@ def listed_frames(path: Path) -> tuple[list[Path], float]:
         raise DataError(f"{path}: not a video; {expected}") from error
     names, frames_per_second = (tree.get("frames"), tree.get("fps")) if isinstance(tree, dict) else (None, None)
     right = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not right or not isinstance(frames_per_second, int | float) or not frames_per_second > 0:
+    if not right or not isinstance(frames_per_second, int | float) or not 0 < frames_per_second < math.inf:
         raise DataError(f"{path}: not a video; {expected}")
     return [path.parent / name for name in names], float(frames_per_second)

@@ -26,6 +26,7 @@ from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry.registry import Registry
 from loongforge_core.testing.reference import Ours, ours, redraw
 from loongforge_core.testing.sizes import names_on_disk, published_config
+from loongforge_core.testing.waiting import META, never_waiting
 from loongforge_core.weights.config_keys import config_fields, config_problems
 from loongforge_core.weights.holding import holdings
 from loongforge_core.weights.table import Table, combine
@@ -119,9 +120,8 @@ def check_counts(config: NativeResolutionConfig) -> None:
 
 def check_nothing_is_asked(config: NativeResolutionConfig) -> None:
     """On the meta device, whose tensors have no values, all is known that is needed: a device is never waited for."""
-    meta = torch.device("meta")
-    pixels = items(config).inputs["pixel_values"].to(meta)
-    with ours(config, device=meta) as built:
+    pixels = items(config).inputs["pixel_values"].to(META)
+    with ours(config, device=META) as built, never_waiting():
         encode({"image_encoder": built.model}, Items({"pixel_values": pixels}, SIZES))
 
 
@@ -135,6 +135,29 @@ def check_independence(config: NativeResolutionConfig) -> None:
             alone = model(Items({"pixel_values": pixels}, (size,)))
             for given, packed in zip((alone.hidden_NW, *alone.levels), (features.hidden_NW, *features.levels), strict=True):
                 torch.testing.assert_close(given, packed.split(lengths)[index], rtol=0, atol=2e-5)
+
+
+def check_rotation_in_float32(config: NativeResolutionConfig) -> None:
+    """In bfloat16, what attention is given of the first layer are queries and keys rounded once, behind the turn, as in the references."""
+    size = (1, 4, 4)
+    given: dict[str, Tensor] = {}
+    with filled(config, dtype=torch.bfloat16) as model, torch.no_grad():
+        attention = model.transformer.layers[0].self_attention
+        attention.linear_qkv.register_forward_hook(lambda _, __, output: given.update(projected=output[0]))
+        attention.core_attention.register_forward_pre_hook(lambda _, heads: given.update(query=heads[0], key=heads[1]))
+        model(items(config, [size]))
+    query, key = (heads[-16:] for heads in (given["query"], given["key"]))  # the patches, where a class token is in front of them
+    projected = given["projected"].view(-1, config.num_attention_heads, 3, config.head_size)[-16:]
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+    frequency = 10_000 ** -(torch.arange(0, config.head_size // 2, 2) / (config.head_size // 2))
+    angles = torch.cat((rows.reshape(-1, 1) * frequency, columns.reshape(-1, 1) * frequency), dim=1)
+    turns = torch.cat((angles, angles), dim=1)[:, None]
+    for turned, plain in ((query, projected[:, :, 0].float()), (key, projected[:, :, 1].float())):
+        half = torch.cat((-plain[..., config.head_size // 2 :], plain[..., : config.head_size // 2]), dim=-1)
+        exact = plain * turns.cos() + half * turns.sin()
+        assert turned.dtype == torch.bfloat16
+        # Half of a bfloat16's last place, and as much as float32 may differ before that.
+        assert ((turned.float() - exact).abs() <= exact.abs() * 2**-8 * 1.001 + 1e-6).all()
 
 
 def check_cost(config: NativeResolutionConfig) -> None:

@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "last but one": {},
     "last layer": {"feature_layer": -1},
     "first layer": {"feature_layer": 1},
+    "embeddings": {"feature_layer": 0},
     "class token": {"class_token": "kept"},
     "gelu": {"activation": "gelu"},
 }

@@ -14,6 +14,7 @@ from transformers import CLIPImageProcessorPil
 from transformers.image_utils import load_image
 
 from loongforge_core.component import Augmentation
+from loongforge_core.errors import DataError
 
 
 def processor(image_size: int, **changes: object) -> ClipProcessor:
@@ -59,3 +60,9 @@ def test_a_training_image_may_be_distorted(tmp_path: Path) -> None:
     ours = processor(8)
     moved = ours(tmp_path / "image.png", Augmentation(np.random.default_rng(0), 1.0, Distortion(translate=0.2)))
     assert not np.array_equal(moved.inputs["pixel_values"], ours(tmp_path / "image.png").inputs["pixel_values"])
+
+
+def test_a_line_that_would_fill_all_memory_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(noise(1, 30_000, 3)).save(tmp_path / "line.png")
+    with pytest.raises(DataError, match=r"line.png: 1 x 30000 pixels are too elongated: .* 3,386,880,000, and at most 268,435,456"):
+        processor(336)(tmp_path / "line.png")

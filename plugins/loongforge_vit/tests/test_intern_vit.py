@@ -51,6 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as the 6B": (OUR_6B, THEIR_6B),
     "all heads' norm, bias and layer norm": ({"qk_layernorm": True}, {"attention_bias": True, "use_qk_norm": True}),
     "last layer but one": ({**OUR_6B, "feature_layer": -2}, THEIR_6B),
+    "embeddings": ({"feature_layer": 0}, {"attention_bias": True}),
 }
 
 TILES = (1, 5, 2)

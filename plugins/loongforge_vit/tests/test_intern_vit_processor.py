@@ -80,6 +80,14 @@ def test_the_config_of_single_tiles_counts_them() -> None:
     assert processor(max_tiles=2).config.fixed_item_size is None
 
 
+def test_the_largest_image_has_the_most_tiles() -> None:
+    config = processor(max_tiles=11).config
+    assert config.largest_item_size("image") == (12,), "ten or eleven in a row, and the thumbnail"
+    assert max(config.num_tiles(height, width) for height in range(1, 200, 3) for width in range(1, 200, 3)) == 12
+    assert processor(max_tiles=1).config.largest_item_size("image") == (1,)
+    assert config.largest_item_size("video") is None
+
+
 def test_published_is_what_transformers_loads(tmp_path: Path) -> None:
     given = processor(image_mean=[0.1, 0.2, 0.3]).published()
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))

@@ -16,6 +16,7 @@ from loongforge_vit.qwen2_5_vl.config import Qwen25VlConfig
 from loongforge_vit.qwen2_5_vl.processor import Qwen25VlProcessor
 from loongforge_vit.qwen3_vl.config import Qwen3VlConfig
 from loongforge_vit.qwen3_vl.processor import Qwen3VlProcessor
+from loongforge_vit.videos import video_frames
 from PIL import Image
 from transformers.image_utils import load_image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
@@ -48,6 +49,24 @@ def test_an_image_equals_transformers(name: str, limits: dict[str, int], height:
     assert item.inputs["pixel_values"].dtype == np.float32
     np.testing.assert_array_equal(item.inputs["pixel_values"], theirs["pixel_values"])
     assert len(item.inputs["pixel_values"]) == ours.config.num_tokens(item.size)
+
+
+def test_no_image_gives_more_tokens_than_the_largest() -> None:
+    """Of any size, whatever the limits are, also where all images are brought to one number of pixels; and some come close."""
+    random = np.random.default_rng(0)
+    nearest = 0.0
+    for _ in range(1000):
+        fewest, room = random.integers(32**2, 400_000), random.choice([0, 0, 300_000])
+        config = Qwen3VlConfig(min_pixels=int(fewest), max_pixels=int(fewest + room))
+        width = int(random.integers(1, 3000))
+        height = int(random.integers(-(-width // 200), min(200 * width, 3000) + 1))
+        fitted = fit_pixels(height, width, config.block_size, fewest=config.min_pixels, most=config.max_pixels)
+        most = config.num_tokens(config.largest_item_size("image") or ())
+        tokens = config.num_tokens((1, fitted[0] // config.patch_size, fitted[1] // config.patch_size))
+        assert tokens <= most, (height, width, config)
+        nearest = max(nearest, tokens / most)
+    assert nearest > 0.9
+    assert Qwen3VlConfig().largest_item_size("video") is None
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -108,6 +127,15 @@ def test_a_video_is_cut_as_transformers_cuts_it(name: str, number: int, tmp_path
     np.testing.assert_allclose(item.inputs["pixel_values"], expected[0].numpy(), atol=1e-6)
 
 
+def test_published_of_a_video_is_what_transformers_has_settings_for() -> None:
+    """Its processor is loaded with torchvision only; its class says which settings it has. Of a film it takes what a folder would hold."""
+    theirs = video_processing_qwen3_vl.Qwen3VLVideoProcessor
+    published = dict(PROCESSORS["qwen3_vl"]("video", frames_per_second=4.0).published())
+    assert published.pop("video_processor_type") == theirs.__name__
+    assert not [name for name in published if not hasattr(theirs, name)]
+    assert (published["fps"], published["cap_pixels_per_frame"]) == (4.0, False)
+
+
 def test_a_video_says_when_its_steps_are(tmp_path: Path) -> None:
     """In the middle of their frames; the frame that is repeated counts at its own time, as in Qwen3-VL's prompts."""
     for index in range(5):
@@ -130,8 +158,24 @@ def test_frames_are_taken_in_the_order_of_the_list(tmp_path: Path) -> None:
     np.testing.assert_array_equal(up.reshape(channels_and_frames)[:, :, ::-1], down.reshape(channels_and_frames))
 
 
+@pytest.mark.parametrize("names", [["9.png", "10.png"], ["09.png", "10.png"], ["a1_b9.png", "a1_b10.png"], ["1.png", "1b.png", "2.png"]])
+def test_frames_of_a_folder_are_in_the_order_of_their_numbers(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        Image.fromarray(noise(32, 32, 3)).save(tmp_path / name)
+    assert [file.name for file in video_frames(tmp_path, 1.0)[0]] == names
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[1]", '{"frames": "0.png", "fps": 1}', '{"frames": ["0.png"]}', '{"frames": ["0.png"], "fps": 0}'], ids=range(5)
+    "content",
+    [
+        "",
+        "[1]",
+        '{"frames": "0.png", "fps": 1}',
+        '{"frames": ["0.png"]}',
+        '{"frames": ["0.png"], "fps": 0}',
+        '{"frames": [], "fps": Infinity}',
+    ],
+    ids=range(6),
 )
 def test_a_file_that_is_no_list_of_frames(content: str, tmp_path: Path) -> None:
     (tmp_path / "film.json").write_text(content)

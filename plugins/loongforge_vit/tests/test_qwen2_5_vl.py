@@ -18,6 +18,7 @@ from native_resolution import (
     check_nothing_is_asked,
     check_published_pair,
     check_recomputation,
+    check_rotation_in_float32,
     composition,
     encode,
     grid_thw,
@@ -138,6 +139,10 @@ def test_cost_grows_with_the_frame() -> None:
 
 def test_no_device_is_asked_how_long_something_is() -> None:
     check_nothing_is_asked(configs()[0])
+
+
+def test_queries_and_keys_are_turned_in_float32() -> None:
+    check_rotation_in_float32(configs()[0])
 
 
 def test_items_are_independent() -> None:

@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "last layer": {"feature_layer": -1},
     "last but one": {"feature_layer": -2},
     "first layer": {"feature_layer": 1},
+    "embeddings": {"feature_layer": 0},
     "final norm": {"final_norm": True},
     "no head": {"feature_layer": -2, "attention_pooling_head": False},
 }

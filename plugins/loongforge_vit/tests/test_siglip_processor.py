@@ -10,6 +10,7 @@ from loongforge_vit.siglip.processor import SiglipProcessor
 from loongforge_vit.tower.distortion import Distortion, distort
 from pictures import IMAGES, noise
 from PIL import Image
+from pydantic import ValidationError
 from transformers import SiglipImageProcessorPil
 from transformers.image_utils import load_image
 
@@ -90,6 +91,14 @@ def test_a_file_that_is_no_image(content: bytes, tmp_path: Path) -> None:
 def test_channels_other_than_three_are_refused() -> None:
     with pytest.raises(DataError, match="num_channels is 1, but images are opened as RGB"):
         processor(num_channels=1)
+
+
+def test_means_and_deviations_are_three_and_nothing_is_divided_by_zero() -> None:
+    for changes in ({"image_mean": [0.5]}, {"image_std": [0.5] * 4}):
+        with pytest.raises(ValidationError, match=r"given were [14] of them; expected three numbers, of red, green and blue"):
+            processor(**changes)
+    with pytest.raises(ValidationError, match=r"greater than 0"):
+        processor(image_std=[0.5, 0.0, 0.5])
 
 
 # ------------------------------------------------------------------------------------------------------------ distortion

@@ -39,6 +39,9 @@ class EarConfig(EncoderConfig):
     def feature_size(self) -> int:
         return self.width
 
+    def largest_item_size(self, modality: str) -> Shape | None:
+        return (900,)
+
     @property
     def num_levels(self) -> int:
         return self.levels

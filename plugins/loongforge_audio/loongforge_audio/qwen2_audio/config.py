@@ -30,6 +30,9 @@ class Qwen2AudioConfig(WhisperConfig):
     def typical_item_size(self) -> Shape:
         return (self.max_frames,)
 
+    def largest_item_size(self, modality: str) -> Shape:
+        return (self.max_frames,)
+
     def num_rows(self, size: Shape) -> int:
         """The sound's own frames, and those behind it that its last position sees, as far as there are any."""
         (frames,) = size

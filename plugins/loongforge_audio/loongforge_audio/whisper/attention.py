@@ -7,7 +7,6 @@ nothing has to be held at zero, and the parameters are as many as are published.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 
 from loongforge_core.layers.attention import RotarySelfAttention
 from loongforge_core.layers.interfaces import Backend
+from loongforge_core.layers.linear import without_bias
 from loongforge_core.layers.specs import layer_spec
 
 __all__ = ["KeysWithoutBias", "whisper_layer"]
@@ -59,10 +59,3 @@ def whisper_layer(config: Any, backend: Backend) -> ModuleSpec:
     attention.module = KeysWithoutBias
     attention.submodules.linear_qkv = without_bias(attention.submodules.linear_qkv)
     return layer
-
-
-def without_bias(linear: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    def build(*args: Any, **kwargs: Any) -> nn.Module:
-        return linear(*args, **{**kwargs, "bias": False})
-
-    return build

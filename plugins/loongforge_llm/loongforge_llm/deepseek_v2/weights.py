@@ -8,7 +8,7 @@ from typing import Any
 from loongforge_core.layers.expert_config import ExpertDecoderConfig
 from loongforge_core.weights.config_keys import ConfigKey, Constant, Ignored, Key, Unwritten
 from loongforge_core.weights.decoder import ROTARY_BUFFERS, decoder_keys, rules_around, tied_head
-from loongforge_core.weights.experts import Together, expert_layer_rules, replaced_keys
+from loongforge_core.weights.experts import RouterLoss, Together, expert_layer_rules, replaced_keys
 from loongforge_core.weights.latent import latent_attention_rules, latent_keys
 from loongforge_core.weights.table import Table
 from loongforge_llm.deepseek_v2.config import DeepseekV2Config
@@ -58,7 +58,7 @@ def deepseek_keys(defaults: Mapping[str, Any]) -> tuple[ConfigKey, ...]:
         Key("num_experts_per_tok", "moe_router_topk", defaults.get("num_experts_per_tok")),
         Key("moe_intermediate_size", "moe_ffn_hidden_size", defaults["moe_intermediate_size"]),
         Key("routed_scaling_factor", "moe_router_topk_scaling_factor", defaults["routed_scaling_factor"]),
-        Key("aux_loss_alpha", "moe_aux_loss_coeff", 0.001, optional=True),
+        RouterLoss("aux_loss_alpha", "moe_aux_loss_coeff", 0.001, optional=True),
         Together(
             ("n_shared_experts",),
             lambda given: {"moe_shared_expert_intermediate_size": given.get("n_shared_experts", shared) * given["moe_intermediate_size"]},

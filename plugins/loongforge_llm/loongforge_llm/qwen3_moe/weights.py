@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loongforge_core.weights.config_keys import Constant, Ignored, Key
+from loongforge_core.weights.config_keys import Constant, Ignored, Key, Unwritten
 from loongforge_core.weights.decoder import ROTARY_BUFFERS, attention_rules, decoder_keys, rules_around, tied_head
-from loongforge_core.weights.experts import Together, expert_layer_rules
+from loongforge_core.weights.experts import RouterLoss, Together, expert_layer_rules
 from loongforge_core.weights.table import Table
 from loongforge_llm.qwen3_moe.config import Qwen3MoeConfig
 
@@ -32,10 +32,14 @@ def table(config: Qwen3MoeConfig) -> Table:
             Key("num_experts_per_tok", "moe_router_topk", 8),
             Key("moe_intermediate_size", "moe_ffn_hidden_size", 768),
             Key("norm_topk_prob", "moe_router_pre_softmax", False, values={True: False, False: True}),
-            Key("router_aux_loss_coef", "moe_aux_loss_coeff", 0.001),
+            RouterLoss("router_aux_loss_coef", "moe_aux_loss_coeff", 0.001),
             Together(("decoder_sparse_step", "mlp_only_layers"), expert_layers, shortest, needs=("num_hidden_layers",)),
             Constant("attention_bias", False, False),
             Constant("use_sliding_window", False, False),
+            # Qwen3-Coder's folders say so; transformers knows none of the three.
+            Unwritten("qkv_bias", False, False),
+            Unwritten("use_qk_norm", True, True),
+            Unwritten("shared_expert_intermediate_size", 0, 0),
             Ignored(("sliding_window", "max_window_layers"), "no effect without use_sliding_window"),
             Ignored(("output_router_logits",), "whether transformers has a router's loss; here moe_router_load_balancing_type says so"),
         ),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from loongforge_core.component import Shape
+from loongforge_vit.colours import Deviation, Mean
 from loongforge_vit.tower.config import TowerConfig
 
 __all__ = ["ClipConfig"]
@@ -34,8 +35,8 @@ class ClipConfig(TowerConfig):
     applied to them. Parameters behind that layer are carried, untrained."""
     class_token: Literal["dropped", "kept"] = "dropped"
     """Whether the class token's output is the first of the features: `full` in LLaVA's `vision_feature_select_strategy`."""
-    image_mean: list[float] = [0.48145466, 0.4578275, 0.40821073]
-    image_std: list[float] = [0.26862954, 0.26130258, 0.27577711]
+    image_mean: Mean = [0.48145466, 0.4578275, 0.40821073]
+    image_std: Deviation = [0.26862954, 0.26130258, 0.27577711]
 
     @property
     def fixed_item_size(self) -> Shape:

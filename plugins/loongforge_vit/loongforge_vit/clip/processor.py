@@ -13,6 +13,9 @@ from loongforge_vit.tower.processor import SquareProcessor
 
 __all__ = ["ClipProcessor"]
 
+MOST_PIXELS = 2**28
+"""Of a resized image, before its middle is cut out: 0.8 GB, where a file of a few bytes could ask for any number."""
+
 
 class ClipProcessor(SquareProcessor[ClipConfig]):
     """The shorter edge is brought to the square's side, and what is too much of the longer one is cut off on both ends."""
@@ -20,6 +23,11 @@ class ClipProcessor(SquareProcessor[ClipConfig]):
     def fit(self, image: Image.Image) -> Image.Image:
         side, shorter = self.config.image_size, min(image.size)
         width, height = (int(side * edge / shorter) for edge in image.size)
+        if width * height > MOST_PIXELS:
+            raise ValueError(
+                f"{image.height} x {image.width} pixels are too elongated: with the shorter side brought to {side} they would be "
+                f"{width * height:,}, and at most {MOST_PIXELS:,} are made"
+            )
         left, top = (width - side) // 2, (height - side) // 2
         return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
 

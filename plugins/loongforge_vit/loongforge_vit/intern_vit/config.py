@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.component import Shape
+from loongforge_vit.colours import Deviation, Mean
 from loongforge_vit.tower.config import TowerConfig
 
 __all__ = ["InternVitConfig"]
@@ -42,8 +43,8 @@ class InternVitConfig(TowerConfig):
     """Most tiles that an image is cut into, the thumbnail not counted."""
     use_thumbnail: bool = True
     """The whole image follows as one more tile where it was cut into several."""
-    image_mean: list[float] = [0.485, 0.456, 0.406]
-    image_std: list[float] = [0.229, 0.224, 0.225]
+    image_mean: Mean = [0.485, 0.456, 0.406]
+    image_std: Deviation = [0.229, 0.224, 0.225]
 
     @model_validator(mode="after")
     def _check_epsilon(self) -> InternVitConfig:
@@ -69,6 +70,13 @@ class InternVitConfig(TowerConfig):
     @property
     def typical_item_size(self) -> Shape:
         return (1,)
+
+    def largest_item_size(self, modality: str) -> Shape | None:
+        """Of images, the most tiles; a video has a tile for every frame."""
+        if modality == "video":
+            return None
+        rows, columns = tilings(self.min_tiles, self.max_tiles)[-1]
+        return (rows * columns + int(self.use_thumbnail and rows * columns > 1),)
 
     def token_grid(self, size: Shape) -> Shape:
         """`size` is (tiles,); tokens lie as (tiles, rows, columns), the class tokens are dropped."""

@@ -1,4 +1,4 @@
-"""What InternViT's layers have that Megatron's have not: scaled residual branches, and a bias everywhere but on queries, keys and values.
+"""What InternViT's layers have that Megatron's have not: scaled residual branches.
 
 Shapes: s tokens, b tiles, h width.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ScaledBiasAdd", "without_bias"]
+__all__ = ["ScaledBiasAdd"]
 
 
 class ScaledBiasAdd(nn.Module):
@@ -33,13 +33,3 @@ class ScaledBiasAdd(nn.Module):
         assert not dropout
         output_sbh, bias = branch
         return torch.addcmul(residual_sbh, output_sbh if bias is None else output_sbh + bias, self.weight)
-
-
-def without_bias(linear: type) -> type:
-    """The same layer without a bias, where Megatron asks for one because its neighbours have it."""
-
-    class LinearWithoutBias(linear):  # type: ignore[misc]
-        def __init__(self, *args: Any, bias: bool, **kwargs: Any) -> None:
-            super().__init__(*args, bias=False, **kwargs)
-
-    return LinearWithoutBias

@@ -17,8 +17,9 @@ from torch import nn
 from loongforge_core.component import Initial, InitialValues
 from loongforge_core.layers.attention import AllHeadsNormSelfAttention
 from loongforge_core.layers.interfaces import BuildContext, Features, Items
+from loongforge_core.layers.linear import without_bias
 from loongforge_vit.intern_vit.config import InternVitConfig
-from loongforge_vit.intern_vit.layers import ScaledBiasAdd, without_bias
+from loongforge_vit.intern_vit.layers import ScaledBiasAdd
 from loongforge_vit.tower.model import TowerEncoder
 
 __all__ = ["InternVitEncoder"]

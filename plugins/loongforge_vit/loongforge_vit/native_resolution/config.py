@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.component import EncoderConfig, Shape, indivisible
+from loongforge_vit.colours import Deviation, Mean
 
-__all__ = ["NativeResolutionConfig"]
+__all__ = ["MOST_ELONGATED", "NativeResolutionConfig"]
+
+MOST_ELONGATED = 200
+"""Largest ratio of an image's sides; the same limit as transformers'."""
 
 
 class NativeResolutionConfig(EncoderConfig):
@@ -38,8 +43,8 @@ class NativeResolutionConfig(EncoderConfig):
     """An image of more pixels is made smaller than them."""
     frames_per_second: PositiveFloat = 2.0
     """Of a video that is a folder of frames; one that is a list says it itself."""
-    image_mean: list[float] = [0.5, 0.5, 0.5]
-    image_std: list[float] = [0.5, 0.5, 0.5]
+    image_mean: Mean = [0.5, 0.5, 0.5]
+    image_std: Deviation = [0.5, 0.5, 0.5]
     init_method_std: PositiveFloat = 0.02
 
     @model_validator(mode="after")
@@ -70,6 +75,15 @@ class NativeResolutionConfig(EncoderConfig):
     def typical_item_size(self) -> Shape:
         """The smallest image: a projector that takes it takes all."""
         return (1, self.spatial_merge_size, self.spatial_merge_size)
+
+    def largest_item_size(self, modality: str) -> Shape | None:
+        """Of images, as many blocks of patches as the limits leave room for, in one row; a video may have any number of frames."""
+        if modality == "video":
+            return None
+        room, least = self.max_pixels // self.block_size**2, self.min_pixels / self.block_size**2
+        # Sides that are enlarged to `min_pixels` are rounded up, most where the image is elongated.
+        rounded_up = int((math.sqrt(least * MOST_ELONGATED) + 1) * (math.sqrt(least / MOST_ELONGATED) + 1))
+        return (1, self.spatial_merge_size, max(1, room, rounded_up) * self.spatial_merge_size)
 
     def token_grid(self, size: Shape) -> Shape:
         """`size` itself: there is a feature for every patch."""

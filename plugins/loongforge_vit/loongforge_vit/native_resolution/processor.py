@@ -21,13 +21,10 @@ from PIL import Image
 from loongforge_core.component import Augmentation, ProcessedItem, Processor, Shape
 from loongforge_core.errors import DataError
 from loongforge_vit.images import check_rgb, normalised, open_rgb, published_pixels
-from loongforge_vit.native_resolution.config import NativeResolutionConfig
+from loongforge_vit.native_resolution.config import MOST_ELONGATED, NativeResolutionConfig
 from loongforge_vit.videos import video_frames
 
 __all__ = ["NativeResolutionProcessor", "fit_pixels", "patches"]
-
-MOST_ELONGATED = 200
-"""Largest ratio of an image's sides; the same limit as transformers'."""
 
 ConfigT = TypeVar("ConfigT", bound=NativeResolutionConfig)
 

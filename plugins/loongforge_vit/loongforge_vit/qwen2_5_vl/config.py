@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import PositiveInt, model_validator
 
 from loongforge_core.component import Shape
+from loongforge_vit.colours import Deviation, Mean
 from loongforge_vit.native_resolution.config import NativeResolutionConfig
 
 __all__ = ["Qwen25VlConfig"]
@@ -33,8 +34,8 @@ class Qwen25VlConfig(NativeResolutionConfig):
     video_min_pixels: PositiveInt = 128 * 28 * 28
     """Of each frame of a video."""
     video_max_pixels: PositiveInt = 768 * 28 * 28
-    image_mean: list[float] = CLIP_MEAN
-    image_std: list[float] = CLIP_STD
+    image_mean: Mean = CLIP_MEAN
+    image_std: Deviation = CLIP_STD
 
     @model_validator(mode="after")
     def _check(self) -> Qwen25VlConfig:

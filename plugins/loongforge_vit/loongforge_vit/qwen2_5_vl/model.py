@@ -63,7 +63,7 @@ class Qwen25VlEncoder(Encoder[Qwen25VlConfig]):
         hidden_sbh, _ = run_layers(
             self.transformer,
             reorder(rows_Nh, windows.by_window).unsqueeze(1),
-            self.rotary(items.sizes, rows_Nh)[:, windows.by_window],
+            self.rotary(items.sizes, rows_Nh.device)[:, windows.by_window],
             windows,
         )
         grids = tuple(self.config.token_grid(size) for size in items.sizes)

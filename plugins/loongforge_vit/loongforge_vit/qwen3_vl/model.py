@@ -60,7 +60,7 @@ class Qwen3VlEncoder(Encoder[Qwen3VlConfig]):
         hidden_sbh, levels = run_layers(
             self.transformer,
             (patches_Nh + positions_Nh).unsqueeze(1),
-            self.rotary(items.sizes, patches_Nh),
+            self.rotary(items.sizes, patches_Nh.device),
             pack_frames(items.sizes, patches_Nh.device),
             levels=self.config.deepstack_visual_indexes,
         )

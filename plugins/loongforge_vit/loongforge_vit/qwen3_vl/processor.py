@@ -31,8 +31,13 @@ class Qwen3VlProcessor(NativeResolutionProcessor[Qwen3VlConfig]):
         )
 
     def published(self) -> Mapping[str, Any]:
-        """Of a video, what a `video_preprocessor_config.json` says."""
+        """Of a video, what a `video_preprocessor_config.json` says: of films too, of which it takes as many frames as a folder has."""
         if self.modality != "video":
             return super().published()
-        size = {"shortest_edge": self.config.video_min_pixels, "longest_edge": self.config.video_max_pixels}
-        return {"video_processor_type": "Qwen3VLVideoProcessor", "size": size, **self.published_patches()}
+        return {
+            "video_processor_type": "Qwen3VLVideoProcessor",
+            "size": {"shortest_edge": self.config.video_min_pixels, "longest_edge": self.config.video_max_pixels},
+            "fps": self.config.frames_per_second,
+            "cap_pixels_per_frame": False,  # a limit of single frames, which is to become the default
+            **self.published_patches(),
+        }

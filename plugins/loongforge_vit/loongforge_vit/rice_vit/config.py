@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.component import Shape
+from loongforge_vit.colours import Deviation, Mean
 from loongforge_vit.native_resolution.config import NativeResolutionConfig
 
 __all__ = ["RiceVitConfig"]
@@ -26,8 +27,8 @@ class RiceVitConfig(NativeResolutionConfig):
     layernorm_epsilon: PositiveFloat = 1e-5
     min_pixels: PositiveInt = 56 * 56
     max_pixels: PositiveInt = 1800 * 1800
-    image_mean: list[float] = [0.48145466, 0.4578275, 0.40821073]
-    image_std: list[float] = [0.26862954, 0.26130258, 0.27577711]
+    image_mean: Mean = [0.48145466, 0.4578275, 0.40821073]
+    image_std: Deviation = [0.26862954, 0.26130258, 0.27577711]
 
     @model_validator(mode="after")
     def _check(self) -> RiceVitConfig:

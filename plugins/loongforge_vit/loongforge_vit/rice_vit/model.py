@@ -72,8 +72,8 @@ class RiceVitEncoder(Encoder[RiceVitConfig]):
         patches_Nh = embed_patches(self.patch_embedding, items.inputs["pixel_values"])
         patches_Nh = reorder(patches_Nh, blocks_to_rows(items.sizes, self.config.spatial_merge_size))
         tokens_Th = with_class_tokens(patches_Nh, self.class_embedding, items.sizes)
-        rotation_N2 = self.rotary(items.sizes, patches_Nh).transpose(0, 1)
-        rotation_T2 = with_class_tokens(rotation_N2, self.class_rotation(patches_Nh.dtype), items.sizes)
+        rotation_N2 = self.rotary(items.sizes, patches_Nh.device).transpose(0, 1)
+        rotation_T2 = with_class_tokens(rotation_N2, self.class_rotation(), items.sizes)
         lengths = [1 + rows * columns for frames, rows, columns in items.sizes for _ in range(frames)]
         hidden_sbh, _ = run_layers(
             self.transformer,
@@ -84,10 +84,10 @@ class RiceVitEncoder(Encoder[RiceVitConfig]):
         grids = tuple(self.config.token_grid(size) for size in items.sizes)
         return Features(without_class_tokens(hidden_sbh.squeeze(1), items.sizes), grids)
 
-    def class_rotation(self, dtype: torch.dtype) -> Tensor:
+    def class_rotation(self) -> Tensor:
         """`[2, 1, 1, d / 2]`, as `GridAngles` gives a patch's. Tensor ranks, which rotate some of the heads each, add up its gradient."""
         angles = self.class_position.float()
-        rotation = torch.stack((angles.cos(), angles.sin())).unsqueeze(1).to(dtype)
+        rotation = torch.stack((angles.cos(), angles.sin())).unsqueeze(1)
         whole: Tensor = copy_to_tensor_model_parallel_region(rotation, group=self.context.groups.tp)
         return whole
 
@@ -130,4 +130,4 @@ class ClassTokenAttention(RotarySelfAttention):
         cosine, sine = self.rotation[:, self.class_tokens]
         first, second = heads_sbnd[self.class_tokens].chunk(2, dim=-1)
         learned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-        return turned.index_copy(0, self.class_tokens, learned)
+        return turned.index_copy(0, self.class_tokens, learned.to(turned.dtype))

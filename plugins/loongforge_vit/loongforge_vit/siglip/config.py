@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.component import Shape
+from loongforge_vit.colours import Deviation, Mean
 from loongforge_vit.tower.config import TowerConfig
 
 __all__ = ["SiglipConfig"]
@@ -32,8 +33,8 @@ class SiglipConfig(TowerConfig):
     """Apply the final norm to the last layer's output, as `SiglipVisionModel.last_hidden_state` does; needs `feature_layer: -1`."""
     attention_pooling_head: bool = True
     """The published folder has an attention-pooling head; it is carried, untrained, and never run."""
-    image_mean: list[float] = [0.5, 0.5, 0.5]
-    image_std: list[float] = [0.5, 0.5, 0.5]
+    image_mean: Mean = [0.5, 0.5, 0.5]
+    image_std: Deviation = [0.5, 0.5, 0.5]
 
     @model_validator(mode="after")
     def _check_final_norm(self) -> SiglipConfig:

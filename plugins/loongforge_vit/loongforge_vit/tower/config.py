@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.component import EncoderConfig, indivisible
+from loongforge_vit.colours import Deviation, Mean
 
 __all__ = ["TowerConfig"]
 
@@ -28,8 +29,8 @@ class TowerConfig(EncoderConfig):
     feature_layer: int = -1
     """Layer whose output becomes the features: -1 the last, -2 the one before it, 0 the embeddings. Parameters behind that layer are
     carried, untrained."""
-    image_mean: list[float]
-    image_std: list[float]
+    image_mean: Mean
+    image_std: Deviation
     init_method_std: PositiveFloat = 0.02
 
     @model_validator(mode="after")
@@ -60,7 +61,7 @@ class TowerConfig(EncoderConfig):
 
     def transformer_fields(self) -> Mapping[str, Any]:
         return {
-            "num_layers": self.num_layers_run,
+            "num_layers": max(1, self.num_layers_run),  # Megatron divides by it; the block has as many layers as its specs
             "hidden_size": self.hidden_size,
             "ffn_hidden_size": self.ffn_hidden_size,
             "num_attention_heads": self.num_attention_heads,

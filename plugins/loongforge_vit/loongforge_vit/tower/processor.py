@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from loongforge_core.component import Augmentation, ProcessedItem, Processor
+from loongforge_core.errors import DataError
 from loongforge_vit.images import check_rgb, normalised, open_rgb
 from loongforge_vit.tower.config import TowerConfig
 from loongforge_vit.tower.distortion import Distortion, distort, draw_distortion
@@ -39,7 +40,7 @@ class SquareProcessor(Processor[TowerConfigT]):
 
     @abstractmethod
     def fit(self, image: Image.Image) -> Image.Image:
-        """The image as a square of the config's `image_size`."""
+        """The image as a square of the config's `image_size`. Raises ValueError where its shape allows none."""
 
     def __call__(self, path: Path, augmentation: Augmentation | None = None) -> ProcessedItem:
         pixels = self._pixels(path)
@@ -53,7 +54,11 @@ class SquareProcessor(Processor[TowerConfigT]):
         if (known := self._small_images.get(name)) is not None:
             self._small_images.move_to_end(name)
             return known
-        pixels = normalised(self.fit(open_rgb(path)), self.config.image_mean, self.config.image_std)[None]
+        try:
+            fitted = self.fit(open_rgb(path))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        pixels = normalised(fitted, self.config.image_mean, self.config.image_std)[None]
         pixels.setflags(write=False)
         if pixels.nbytes <= CACHED_BYTES:
             self._small_images[name] = pixels
