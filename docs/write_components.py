@@ -14,10 +14,10 @@ sys.path.append(str(HERE.parent / "tests" / "matrix"))
 
 from compositions import PLUGINS, TINY, Triple, modality_of, reasons  # noqa: E402 (after the path)
 
-from loongforge_core.cli.show import sizes_of  # noqa: E402
+from loongforge_core.cli.description import sizes_of  # noqa: E402
 from loongforge_core.component import ComponentSpec  # noqa: E402
 from loongforge_core.config.document import read_document  # noqa: E402
-from loongforge_core.config.library import fills_slots, published_files  # noqa: E402
+from loongforge_core.config.library import fills_slots, heading, published_files  # noqa: E402
 from loongforge_core.registry import Registry  # noqa: E402
 
 HEADINGS = {"encoder": "Encoders", "projector": "Projectors", "backbone": "Language models", "recipe": "Recipes"}
@@ -38,17 +38,24 @@ def page(registry: Registry) -> str:
 
 
 def section(kind: str, heading: str, registry: Registry) -> Iterator[str]:
-    yield from ("", f"## {heading}", "", "| name | what it is | equals | sizes |", "| --- | --- | --- | --- |")
+    named = "compositions" if kind == "recipe" else "sizes"
+    yield from ("", f"## {heading}", "", f"| name | what it is | equals | {named} |", "| --- | --- | --- | --- |")
     for published in sorted(registry.components(), key=lambda published: published.spec.name):
         spec = published.spec
         if spec.kind == kind and spec.config.split(".")[0] in (*PLUGINS, "loongforge_models", "loongforge_core"):
             left_out = f"; left out: {spec.left_out}" if spec.left_out else ""
-            reference = f"`{spec.reference}`" if spec.reference else ""
-            yield f"| `{spec.name}` | {spec.summary}{left_out} | {reference} {spec.paper} | {', '.join(sizes(spec, registry))} |"
+            yield f"| `{spec.name}` | {spec.summary}{left_out} | {equals(spec)} | {', '.join(sizes(spec, registry))} |"
+
+
+def equals(spec: ComponentSpec) -> str:
+    """The reference, as code where it is a class's name, and the paper as a link."""
+    reference = spec.reference if " " in spec.reference else f"`{spec.reference}`" * bool(spec.reference)
+    paper = f"[{spec.paper}](https://arxiv.org/abs/{spec.paper.removeprefix('arXiv:')})" * bool(spec.paper)
+    return " ".join(filter(None, (reference, paper)))
 
 
 def sizes(spec: ComponentSpec, registry: Registry) -> list[str]:
-    return sorted(f"`{file.name.split('/')[-1]}`" for file in sizes_of(spec, registry))
+    return [f"`{name}`" for name in sorted(file.name.split("/")[-1] for file in sizes_of(spec, registry))]
 
 
 def compositions(registry: Registry) -> Iterator[str]:
@@ -56,8 +63,7 @@ def compositions(registry: Registry) -> Iterator[str]:
     for file in published_files(registry.config_folders):
         document = read_document(file.path)
         if fills_slots(document) and file.origin.distribution in ("loongforge_models",):
-            first = document.text.lstrip().split("\n")[0]
-            yield f"| `{file.name}` | {first.strip('#: ') if first.startswith('#') else ''} |"
+            yield f"| `{file.name}` | {heading(document)} |"
 
 
 def matrix(registry: Registry) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from loongforge_core.cli.report import print_table
 from loongforge_core.config.document import read_document
-from loongforge_core.config.library import fills_slots, published_files
+from loongforge_core.config.library import fills_slots, heading, published_files
 from loongforge_core.errors import ConfigError, InputError, PluginError
 from loongforge_core.registry.registry import Registry
 
@@ -50,8 +50,7 @@ def _rows(registry: Registry) -> Iterator[Row]:
             yield _row("composition", file.name, file.origin, summary=f"cannot be read: {error}")
             continue
         if fills_slots(document):
-            first = document.text.lstrip().split("\n")[0]
-            yield _row("composition", file.name, file.origin, summary=first.strip("#: ") if first.startswith("#") else "")
+            yield _row("composition", file.name, file.origin, summary=heading(document))
 
 
 def _row(kind: str, name: str, origin: Any, *, summary: str, modalities: Sequence[str] = ()) -> Row:
@@ -92,7 +91,7 @@ def _summary(row: Row) -> str:
 
 def validate(args: argparse.Namespace) -> None:
     """Loads a composition with every check, and says what it is."""
-    from loongforge_core.config.check import layout_dependences, load_composition, missing_backends
+    from loongforge_core.config.check import idle_settings, layout_dependences, load_composition, long_items, missing_backends
     from loongforge_core.config.layout import describe_layout
 
     registry = Registry.discover()
@@ -113,8 +112,9 @@ def validate(args: argparse.Namespace) -> None:
     )
     for line in describe_layout(composition, args.world_size):
         print(f"  {line}")
-    for issue in (*missing_backends(composition), *layout_dependences(composition)):
-        print(f"  note: {issue.key}: {issue.message}")
+    for notes in (missing_backends, layout_dependences, long_items, idle_settings):
+        for issue in notes(composition):
+            print(f"  note: {issue.key}: {issue.message}")
     print("OK")
 
 

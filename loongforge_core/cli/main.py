@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = command("list", "inspect:list_published", "components, compositions and data sets of the installed plugins")
     listing.add_argument("--kind", choices=KINDS)
     listing.add_argument("--json", action="store_true", help="a list of objects instead of a table")
-    showing = command("show", "show:show", "one component, or one published YAML file with everything it draws on")
+    showing = command("show", "show:show", "one component or data set, or one published YAML file with everything it draws on")
     showing.add_argument("name", metavar="NAME")
     showing.add_argument("--json", action="store_true")
     showing.add_argument("--parameters", action="store_true", help="count the parameters of every published size; takes seconds")

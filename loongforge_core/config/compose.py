@@ -7,7 +7,7 @@ both itself, without arguments, so what they read from travels in a context vari
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,8 +27,9 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from loongforge_core.config.defaults import canonical_defaults, missing_default, writer_of_default
 from loongforge_core.config.document import Document, read_document
 from loongforge_core.config.library import Library, canonical_group, fills_slots, is_path, missing_config
 from loongforge_core.config.provenance import COMMAND_LINE, Provenance
@@ -42,6 +43,10 @@ PRIMARY = "__config__"
 """What Hydra calls CONFIG, whatever folder it lies in."""
 DELETION = re.compile(r"Could not delete from config\. .*?'(?P<key>[^']+)' (?P<reason>.*?)\.?", re.DOTALL)
 """What Hydra says of `~KEY` for a key that is not there, or of `~KEY=VALUE` for one of another value."""
+NOTHING_TO_REPLACE = re.compile(r"Could not override '(?P<key>[^']+)'\. No match in the defaults list\..*", re.DOTALL)
+"""What Hydra says of GROUP@KEY=NAME on the command line where the defaults have no such GROUP@KEY."""
+UNKNOWN_RESOLVER = re.compile(r"Unsupported interpolation type (\w+)")
+"""What OmegaConf says of `${NAME:ARGUMENT}` for a name that nobody has registered."""
 OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^@=+~]+)(?P<package>@[^=]*)?(?P<value>=.*)?", re.DOTALL)
 # AssertionError and TypeError are Hydra's answer to a default that comes to something other than a name.
 FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, OSError, ValueError, AssertionError, TypeError)
@@ -95,6 +100,8 @@ def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Com
             defaults = loader.compute_defaults_list(PRIMARY, lines, RunMode.RUN).defaults
             for default in defaults:
                 if default.config_path in reading.documents:
+                    group, _, option = default.config_path.rpartition("/")
+                    provenance.add_package(default.package or "", writer_of_default(group, option, reading.documents))
                     provenance.add_document(reading.documents[default.config_path], default.package or "")
             for override in values:
                 provenance.add_override(override.key_or_group, override.value())
@@ -144,7 +151,7 @@ class LoongForgeSource(ConfigSource):
             raise ConfigError(Issue("settings of Hydra's own are not read", "hydra", document.where("hydra")))
         if "defaults" in document.tree:
             folder = self._reading.folder if config_path == PRIMARY else config_path.rpartition("/")[0]
-            tree["defaults"] = _canonical_defaults(document, folder)
+            tree["defaults"] = canonical_defaults(document, folder)
         return ConfigResult(provider=self.provider, path=str(document.path), config=OmegaConf.create(tree), header=header)
 
 
@@ -187,41 +194,7 @@ def named_callables() -> Iterator[None]:
             OmegaConf.clear_resolver(name)
 
 
-# ----------------------------------------------------------------------------------------------------- defaults, overrides
-
-
-def _canonical_defaults(document: Document, folder: str) -> list[Any]:
-    """The defaults with everything named from the root, and `_self_` at the end where the file does not place it.
-
-    Groups are always meant from the root; a plain name is a file beside the one that names it.
-    """
-    defaults = document.tree["defaults"]
-    if not isinstance(defaults, list):
-        raise ConfigError(Issue("expected a list of NAME or GROUP: NAME", "defaults", document.where("defaults")))
-    canonical: list[Any] = []
-    for index, default in enumerate(defaults):
-        if isinstance(default, str):
-            canonical.append(default if default == "_self_" else _canonical_default(default, folder))
-        elif isinstance(default, Mapping) and len(default) == 1 and isinstance(value := next(iter(default.values())), str | list | None):
-            canonical.append({_canonical_key(next(iter(default))): value})
-        else:
-            raise ConfigError(Issue(f"got {default!r}, expected NAME or GROUP: NAME", "defaults", document.where(f"defaults.{index}")))
-    return canonical if "_self_" in canonical else [*canonical, "_self_"]
-
-
-def _canonical_default(default: str, folder: str) -> str:
-    named_from_root = default.startswith(("/", "../", "models/"))
-    return _canonical_name(default if named_from_root or not folder else f"/{folder}/{default}")
-
-
-def _canonical_key(key: str) -> str:
-    *keywords, name = key.split(" ")
-    return " ".join([*keywords, _canonical_name(name)])
-
-
-def _canonical_name(name: str) -> str:
-    group, at, package = name.partition("@")
-    return f"/{canonical_group(group)}{at}{package}"
+# --------------------------------------------------------------------------------------------------------------- overrides
 
 
 def _rewrite(overrides: Sequence[str], library: Library) -> tuple[list[Override], list[str]]:
@@ -282,38 +255,34 @@ def _issue(error: BaseException, reading: _Reading, provenance: Provenance) -> I
         return Issue("its defaults lead back to itself", where=str(reading.path))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException):
-        key = re.sub(r"\[(\d+)\]", r".\1", cause.full_key or "")
-        return Issue(str(cause.msg or cause).split("\n")[0], key, provenance.where(key))
+        return _value_issue(cause, reading, provenance)
     if deletion := DELETION.fullmatch(str(error)):
         key, missing = deletion["key"], deletion["reason"] == "does not exist"
         reason = f"there is no such key{near_match(key, provenance.keys)}" if missing else f"its value {deletion['reason']}"
         return Issue(f"nothing to take out: {reason}", f"~{key}", COMMAND_LINE)
+    if replacing := NOTHING_TO_REPLACE.fullmatch(str(error)):
+        key = replacing["key"]
+        return Issue(f"{reading.path.name} has no such default, and nothing to replace; to add one, write +{key}=NAME", key, COMMAND_LINE)
     if isinstance(error, AssertionError | TypeError):
         return Issue(f"a default, or an override of one, is no name: {error or 'see --debug'}", where=str(reading.path))
     hint = "; to replace it, write `override GROUP@KEY: NAME`" if "more than once" in str(error) else ""
     return Issue(" ".join(str(error).split()) + hint, where=str(reading.path))
 
 
+def _value_issue(cause: OmegaConfBaseException, reading: _Reading, provenance: Provenance) -> Issue:
+    """A value that OmegaConf cannot make out, which it may say before all that wrote are known."""
+    key = re.sub(r"\[(\d+)\]", r".\1", cause.full_key or "")
+    message = str(cause.msg or cause).split("\n")[0]
+    if resolver := UNKNOWN_RESOLVER.fullmatch(message):
+        message = f"there is no ${{{resolver[1]}:...}}{did_you_mean(resolver[1], NAMED_CALLABLES)}"
+    if isinstance(cause, GrammarParseError):
+        message = f'`${{...}}` cannot be read: {message}; an argument with signs in it is quoted, such as ${{moe_freq:"[0]*1+[1]*3"}}'
+    written = (document.where(key) for document in reading.documents.values() if key in document.lines)
+    return Issue(message, key, provenance.where(key) if key in provenance.keys else next(written, provenance.where(key)))
+
+
 def _missing_default(name: str, reading: _Reading) -> Issue:
     """A name in some file's defaults, or on the command line, that no folder has."""
     group, _, option = name.rpartition("/")
-    library = reading.library
-    if not group:
-        message = f"no YAML file {option!r}{did_you_mean(option, library.names())}"
-    elif not library.is_group(group):
-        message = f"no group {group!r}{did_you_mean(group, library.groups())}"
-    else:
-        message = f"no {option!r} in the group {group!r}{did_you_mean(option, library.options(group))}"
-    return Issue(message, where=_writer_of_default(group, option, reading.documents))
-
-
-def _writer_of_default(group: str, option: str, documents: Mapping[str, Document]) -> str:
-    for document in documents.values():
-        for index, default in enumerate(document.tree.get("defaults", ())):
-            entries = default.items() if isinstance(default, Mapping) else [(str(default).rpartition("/")[0], default)]
-            for key, value in entries:
-                named = canonical_group(str(key).split(" ")[-1].partition("@")[0])
-                values = [str(each).partition("@")[0].rpartition("/")[2] for each in (value if isinstance(value, list) else [value])]
-                if option in values and (named == group or not isinstance(default, Mapping)):
-                    return document.where(f"defaults.{index}")
-    return COMMAND_LINE
+    message = missing_default(group, option, reading.library)
+    return Issue(message, where=writer_of_default(group, option, reading.documents) or COMMAND_LINE)

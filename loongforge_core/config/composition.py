@@ -17,18 +17,9 @@ from loongforge_core.component import (
     Shape,
 )
 from loongforge_core.config.settings import RunSettings, SlotSettings
+from loongforge_core.config.slot_names import FOUNDATION, encoder_slot, projector_slot
 
-__all__ = ["FOUNDATION", "Composition", "Slot", "encoder_slot", "projector_slot"]
-
-FOUNDATION = "foundation"
-
-
-def encoder_slot(modality: str) -> str:
-    return f"{modality}_encoder"
-
-
-def projector_slot(modality: str) -> str:
-    return f"{modality}_projector"
+__all__ = ["Composition", "Slot", "described"]
 
 
 @dataclass(frozen=True)
@@ -92,13 +83,34 @@ class Composition:
         size = self.encoder(modality).fixed_item_size
         return None if size is None else math.prod(self.item_grid(modality, size))
 
+    def most_tokens_per_item(self, modality: str) -> int | None:
+        """No item gives more in the language model's sequence; None where no limit is known."""
+        size = self.encoder(modality).largest_item_size(modality)
+        try:
+            return None if size is None else math.prod(self.item_grid(modality, size))
+        except ValueError:  # the projector takes no features that lie so
+            return None
+
     def describe_slot(self, name: str) -> str:
         """Widths, and tokens where they are known, in a few words."""
-        config, modality = self.slots[name].config, name.rpartition("_")[0]
-        if isinstance(config, EncoderConfig):
-            tokens = self.tokens_per_item(modality)
-            return f"features {config.feature_size} wide, {f'{tokens} tokens' if tokens else 'tokens by size'} per {modality}"
-        if isinstance(config, ProjectorConfig):
-            return f"{config.input_size} -> {config.hidden_size}"
-        assert isinstance(config, BackboneConfig)
-        return f"{config.num_layers} layers, {config.hidden_size} wide, vocabulary {config.vocab_size}"
+        config, own = self.slots[name].config, name.rpartition("_")[0]
+        if not isinstance(config, EncoderConfig):
+            return described(config)
+        return described(config, ", ".join(self._tokens_in_words(modality) for modality, slot in self.encoded_by.items() if slot == own))
+
+    def _tokens_in_words(self, modality: str) -> str:
+        if tokens := self.tokens_per_item(modality):
+            return f"{tokens} tokens per {modality}"
+        most = self.most_tokens_per_item(modality)
+        return f"at most {most} tokens per {modality}" if most else f"tokens per {modality} by its size"
+
+
+def described(config: ComponentConfig, tokens: str = "") -> str:
+    """A component's widths in a few words. `tokens`: what an encoder gives behind its projector, where that is known."""
+    if isinstance(config, EncoderConfig):
+        size = config.fixed_item_size
+        return f"features {config.feature_size} wide, {tokens or (f'{config.num_tokens(size)} per item' if size else 'tokens by size')}"
+    if isinstance(config, ProjectorConfig):
+        return f"{config.input_size} -> {config.hidden_size}"
+    assert isinstance(config, BackboneConfig)
+    return f"{config.num_layers} layers, {config.hidden_size} wide, vocabulary {config.vocab_size}"

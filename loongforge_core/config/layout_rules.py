@@ -5,87 +5,19 @@ Each rule says what is wrong, with its arithmetic, and in which values a way out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from loongforge_core.component import BackboneConfig
-from loongforge_core.config.composition import FOUNDATION, Slot, projector_slot
 from loongforge_core.config.layout import expert_processes, expert_tensor_size, model_processes, replicas, tensor_size
-from loongforge_core.config.settings import ParallelSettings, RunSettings
-from loongforge_core.config.slots import slot_kind, slot_modality
+from loongforge_core.config.layout_job import PROCESSES, Job, Problem, around, division, divisors_around
+from loongforge_core.config.layout_stages import layers_over_stages, stage_of_the_encoders
+from loongforge_core.config.settings import ParallelSettings
+from loongforge_core.config.slot_names import FOUNDATION, projector_slot, slot_modality
 
-__all__ = ["PROCESSES", "RULES", "Job", "Problem", "Purpose", "batch", "processes"]
+__all__ = ["RULES", "batch", "processes"]
 
 TENSOR = "parallel.tensor_model_parallel_size"
-PIPELINE = "parallel.pipeline_model_parallel_size"
 EXPERT, EXPERT_TENSOR = "parallel.expert_model_parallel_size", "parallel.expert_tensor_parallel_size"
-ENCODER_STAGES = "parallel.encoder_pipeline_model_parallel_size"
-FIRST = "parallel.num_layers_in_first_pipeline_stage"
-LAST = "parallel.num_layers_in_last_pipeline_stage"
 GLOBAL_BATCH, MICRO_BATCH = "train.global_batch_size", "train.micro_batch_size"
-PROCESSES = "processes"
-
-Purpose = Literal["train", "other"]
-"""`other` needs no batches."""
-
-MOST = 4096
-"""Values above this are not tried."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be run."""
-
-    run: RunSettings
-    slots: Mapping[str, Slot]
-    """Those that are right by themselves."""
-    filled: frozenset[str]
-    """Names of all slots."""
-    world_size: int | None
-    purpose: Purpose
-
-    @property
-    def foundation(self) -> BackboneConfig | None:
-        slot = self.slots.get(FOUNDATION)
-        return slot.config if slot else None  # type: ignore[return-value]
-
-    @property
-    def has_encoder(self) -> bool:
-        return any(slot_kind(name) == "encoder" for name in self.filled)
-
-    def changed(self, key: str, value: int) -> Job:
-        if key == PROCESSES:
-            return replace(self, world_size=value)
-        section, *slot, name = key.split(".")
-        settings: Any = getattr(self.run, section)
-        change: dict[str, Any] = {name: value}
-        if slot:
-            encoders = settings.encoders
-            change = {"encoders": {**encoders, slot[0]: encoders[slot[0]].model_copy(update=change)}}
-        return replace(self, run=self.run.model_copy(update={section: settings.model_copy(update=change)}))
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong."""
-
-    key: str
-    message: str
-    fixes: Mapping[str, Iterable[int]] = field(default_factory=dict)
-    """Keys whose change may mend it, with the values to try, the nearest first. Made when they are tried, since few are."""
-
-
-def around(given: int, lowest: int, highest: int) -> Iterator[int]:
-    """Whole numbers by their distance from `given`, the smaller of two first; at most `MOST`."""
-    yield from sorted(range(lowest, min(highest, MOST) + 1), key=lambda value: (abs(value - given), value))
-
-
-def divisors_around(given: int, whole: int) -> Iterator[int]:
-    return (size for size in around(given, 1, whole) if whole % size == 0)
-
-
-# --------------------------------------------------------------------------------------------------------------- the rules
 
 
 def not_there_yet(job: Job) -> Iterator[Problem]:
@@ -185,72 +117,6 @@ def why_not_split(job: Job, encoder: str) -> Iterator[str]:
         for name in (encoder, projector_slot(slot_modality(encoder))):
             if conflicts := conflicts_of(job, name, size):
                 yield conflicts
-
-
-def division(whole: int, parts: int) -> str:
-    return f"{whole} = {whole // parts} x {parts} + {whole % parts}"
-
-
-def stage_of_the_encoders(job: Job) -> Iterator[Problem]:
-    parallel, stages = job.run.parallel, job.run.parallel.encoder_pipeline_model_parallel_size
-    if stages > 1:
-        yield Problem(ENCODER_STAGES, f"got {stages}, but more than one stage of encoders is not there yet", {ENCODER_STAGES: (1, 0)})
-    elif stages and not job.has_encoder:
-        yield Problem(ENCODER_STAGES, "the model has no encoder that this stage could hold", {ENCODER_STAGES: (0,)})
-    elif stages and parallel.pipeline_model_parallel_size == 1:
-        yield Problem(
-            ENCODER_STAGES,
-            "the encoders' stage is one of pipeline_model_parallel_size 1, which leaves 1 - 1 = 0 stages for decoder layers",
-            {ENCODER_STAGES: (0,), PIPELINE: (2, 3)},
-        )
-    if stages and parallel.num_layers_in_first_pipeline_stage is not None:
-        yield Problem(
-            FIRST, "the first stage is the encoders' (encoder_pipeline_model_parallel_size), without decoder layers; leave this out"
-        )
-
-
-def layers_over_stages(job: Job) -> Iterator[Problem]:
-    """Every stage but the encoders' has a decoder layer, and those for which nothing is said share equally unless there is such a stage."""
-    parallel, stages = job.run.parallel, job.run.parallel.pipeline_model_parallel_size
-    written = {FIRST: parallel.num_layers_in_first_pipeline_stage, LAST: parallel.num_layers_in_last_pipeline_stage}
-    given = {key: layers for key, layers in written.items() if layers is not None}
-    if stages == 1:
-        for key in given:
-            yield Problem(key, "shares layers among pipeline stages, and pipeline_model_parallel_size is 1; leave this out")
-        return
-    if FOUNDATION not in job.filled:
-        yield Problem(PIPELINE, f"got {stages}, but the model has no {FOUNDATION} whose layers the stages could hold", {PIPELINE: (1,)})
-    encoders = parallel.encoder_pipeline_model_parallel_size
-    if job.foundation is None or encoders > 1 or (encoders and (FIRST in given or not job.has_encoder)):
-        return
-    layers = job.foundation.num_layers
-    if reason := why_not_shared(layers, stages, encoders, given):
-        key = next(iter(given), PIPELINE)
-        ways = {PIPELINE: (size for size in around(stages, 1, layers + encoders) if not why_not_shared(layers, size, encoders, given))}
-        uneven = {end: layers_at(end, layers, stages, encoders, given) for end in given or (LAST,)}
-        yield Problem(key, reason, {**uneven, **ways} if given else {**ways, **uneven})
-
-
-def layers_at(end: str, layers: int, stages: int, encoders: int, given: Mapping[str, int]) -> Iterator[int]:
-    """How many a stage at one end may have, so that the rest can be shared."""
-    likely = given.get(end, max(1, layers // (stages - encoders)))
-    return (size for size in around(likely, 1, layers) if not why_not_shared(layers, stages, encoders, {**given, end: size}))
-
-
-def why_not_shared(layers: int, stages: int, encoders: int, given: Mapping[str, int]) -> str:
-    """Empty where the stages for which nothing is said can share the layers that are left: equally, or evenly beside an encoders' stage."""
-    others, left = stages - encoders - len(given), layers - sum(given.values())
-    said = f"num_layers {layers} of the {FOUNDATION}"
-    if given:
-        said = f"{' + '.join(map(str, given.values()))} of {said}, given to the stages at the ends, leave {left}"
-    if others == 0:
-        return f"{said}, and there is no other stage; expected 0" if left else ""
-    named = f"{others} other stage{'s' * (others > 1)}" if given else f"{others} stages"
-    if left < others:
-        return f"{said} for {named}, where each needs one at least: {left} < {others}"
-    if left % others and not encoders:
-        return f"{said} for {named}, which share equally: {division(left, others)}"
-    return ""
 
 
 def overlaps(job: Job) -> Iterator[Problem]:

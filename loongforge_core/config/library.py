@@ -15,7 +15,7 @@ from loongforge_core.config.document import Document, read_document
 from loongforge_core.errors import ConfigError, Issue, did_you_mean
 from loongforge_core.registry.discover import ConfigFolder, Origin
 
-__all__ = ["Library", "PublishedFile", "canonical_group", "fills_slots", "is_path", "published_files"]
+__all__ = ["Library", "PublishedFile", "canonical_group", "fills_slots", "heading", "is_path", "published_files"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,16 @@ def fills_slots(document: Document) -> bool:
     defaults = document.tree.get("defaults")
     targets = [key for default in defaults if isinstance(default, dict) for key in default] if isinstance(defaults, list) else []
     return "model" in document.tree or any(re.search(r"@(_global_\.)?model\.", str(target)) for target in targets)
+
+
+def heading(document: Document) -> str:
+    """What the comment at a file's beginning says of it: its first paragraph, in one line."""
+    said: list[str] = []
+    for line in document.text.lstrip().split("\n"):
+        if not (text := line.removeprefix("#").strip()) or not line.startswith("#"):
+            break
+        said.append(text)
+    return " ".join(said).rstrip(":")
 
 
 def published_files(folders: Sequence[ConfigFolder]) -> Iterator[PublishedFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +100,8 @@ def _hint(path: str, kind: str, where: str) -> str:
         return f" in the working directory {Path.cwd()}; did you mean {str(beside)!r}?"
     folder = Path(path).parent
     if not os.path.isdir(folder):
-        return f": there is no folder {folder.resolve()}"
+        hub = "; nothing is downloaded: give the path of a folder" if kind == "folder" and re.fullmatch(r"[\w.-]+/[\w.-]+", path) else ""
+        return f": there is no folder {folder.resolve()}{hub}"
     near = near_match(Path(path).name, [entry.name for entry in folder.iterdir()])
     where = "" if Path(path).is_absolute() else f" in {folder.resolve()}"
     return f"{where}{near}"

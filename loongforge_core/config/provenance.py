@@ -26,6 +26,11 @@ class Provenance:
             if key.partition(".")[0] != "defaults":
                 self._writers[f"{package}.{key}" if package else key] = document.where(key)
 
+    def add_package(self, package: str, where: str) -> None:
+        """The default, at `where`, that puts a file under `package`."""
+        if package and where:
+            self._writers[package] = where
+
     def add_override(self, key: str, value: Any) -> None:
         """A value given on the command line."""
         above = key

@@ -9,13 +9,14 @@ Which keys and values there are, a component's config says (`ComponentConfig.ori
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from loongforge_core.component import ComponentConfig
 from loongforge_core.config.sentences import Findings
-from loongforge_core.errors import did_you_mean
+from loongforge_core.errors import near_match
 
 __all__ = ["NAMED_CALLABLES", "translated"]
 
@@ -28,7 +29,8 @@ def translated(written: Mapping[str, Any], config_class: type[ComponentConfig], 
         known = {spelled(value): meaning for value, meaning in forms[name].items()}
         given = spelled(written[name])
         if given not in known:
-            findings.add(f"{key}.{name}", f"got {given}, expected {' or '.join(known)}{did_you_mean(given, known)}")
+            near = near_match(given, known) if len(known) > 1 else ""
+            findings.add(f"{key}.{name}", f"got {given}, expected {' or '.join(known)}{near}")
             continue
         for field, value in known[given].items():
             if not agrees(fields.get(field, value), value):
@@ -38,8 +40,8 @@ def translated(written: Mapping[str, Any], config_class: type[ComponentConfig], 
 
 
 def spelled(value: Any) -> str:
-    """A form's value as one piece of text."""
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    """A form's value as YAML has it, in one piece of text."""
+    return json.dumps(value) if isinstance(value, list | tuple | bool) else str(value)
 
 
 def agrees(written: Any, meant: Any) -> bool:

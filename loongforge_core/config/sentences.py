@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -107,36 +108,41 @@ def _inside(location: tuple[str, ...], data: Any) -> tuple[str, ...]:
 def _sentence(details: list[Any], model: type[BaseModel], also_valid: Iterable[str]) -> str:
     first = details[0]
     kind, given, context = first["type"], first["input"], first.get("ctx", {})
+    forms = _forms_at(model, _location(first))
     if kind == "extra_forbidden":
         return f"unknown key{_suggestion(_location(first), model, also_valid)}"
     if kind == "missing":
         return f"not given, and it has no default{_description(model, _location(first))}"
     if kind == "union_tag_not_found":
-        return "not given, and it has no default"
+        return f"not given, and it has no default; expected {forms}"
     if kind == "union_tag_invalid":
         return f"got {context['tag']!r}, expected {context['expected_tags']}{_nearest(context['tag'], context['expected_tags'])}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
-        expected = context["expected"]
+        expected = _as_yaml(context["expected"])
         return f"got {_shown(given)}, expected {expected}{_nearest(given, expected)}"
     wanted = list(dict.fromkeys(_expected(detail) for detail in details))
-    return f"got {_shown(given)}{_type_of(given)}, expected {' or '.join(wanted)}"
+    if "a list" in wanted and isinstance(given, str) and _takes_texts(model, _location(first)):
+        wanted[wanted.index("a list")] = f"a list, such as [{given!r}]"
+    told_apart = f", with type {forms}" if forms and not isinstance(given, Mapping) else ""
+    return f"got {_shown(given)}{_type_of(given)}, expected {' or '.join(wanted)}{told_apart}"
 
 
 def _suggestion(location: tuple[str, ...], model: type[BaseModel], also_valid: Iterable[str]) -> str:
-    """The nearest key beside this one; at the top, the section that has exactly this key."""
+    """The section that has exactly this key, or the nearest key beside this one."""
     here = _model_at(model, location[:-1])
     valid = {*(here.model_fields if here else ()), *(also_valid if len(location) == 1 else ())}
-    homes = sorted(name for name in valid if name.endswith(f".{location[-1]}"))
-    return f"; did you mean {homes[0]!r}?" if homes else did_you_mean(location[-1], {name for name in valid if "." not in name})
+    if homes := sorted(name for name in {*valid, *also_valid} if name.endswith(f".{location[-1]}")):
+        return f"; did you mean {' or '.join(map(repr, homes))}?"
+    return did_you_mean(location[-1], {name for name in valid if "." not in name})
 
 
 def _expected(detail: Any) -> str:
     if detail["type"] in EXPECTED:
         return EXPECTED[detail["type"]]
     if detail["type"] == "literal_error":
-        return str(detail["ctx"]["expected"])
+        return _as_yaml(detail["ctx"]["expected"])
     message = str(detail["msg"])
     return message.removeprefix("Input should be ").removeprefix("a valid ")
 
@@ -146,8 +152,32 @@ def _type_of(given: Any) -> str:
     return f" ({names[type(given)]})" if type(given) in names else ""
 
 
+def _as_yaml(choices: str) -> str:
+    """Pydantic names what is expected as Python writes it."""
+    return re.sub(r"\b(True|False|None)\b", lambda found: {"True": "true", "False": "false", "None": "null"}[found[0]], choices)
+
+
+def _forms_at(model: type[BaseModel], location: tuple[str, ...]) -> str:
+    """The values of `type` that tell the forms of a mapping apart; empty where there is nothing to tell."""
+    forms = _models_in(_annotation_at(model, location))
+    kinds = [form.model_fields["type"].default for form in forms if "type" in form.model_fields]
+    return ", ".join(map(repr, kinds)) if len(kinds) > 1 else ""
+
+
+def _takes_texts(model: type[BaseModel], location: tuple[str, ...]) -> bool:
+    """Whether a list of texts could stand there; pydantic adds the branch of a union behind the field's name."""
+    annotation = next((each for end in range(len(location), 0, -1) if (each := _annotation_at(model, location[:end]))), None)
+    return list[str] in (annotation, *get_args(annotation))
+
+
+def _annotation_at(model: type[BaseModel], location: tuple[str, ...]) -> Any:
+    """Of the field at `location`; None where there is none."""
+    owner = _model_at(model, location[:-1]) if location else None
+    return owner.model_fields[location[-1]].annotation if owner and location[-1] in owner.model_fields else None
+
+
 def _shown(given: Any) -> str:
-    text = repr(given)
+    text = json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
     return text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
 
 

@@ -1,4 +1,4 @@
-"""`loongforge list`, `show`, `validate` and `copy-configs`, in process and as a program, with the toy plugin really installed."""
+"""`loongforge list`, `validate` and `copy-configs`, in process and as a program, with the toy plugin really installed."""
 
 from __future__ import annotations
 
@@ -7,32 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
-import yaml
-from pydantic import PositiveFloat, PositiveInt
 
 from loongforge_core.cli.main import main
-from loongforge_core.cli.show import type_name
 
 TOYS = Path(__file__).parents[1] / "toys"
 COMPLETE = "family1.5/complete_v1.5"
-
-
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The toy plugin and a broken one, as pip leaves them; the working directory is empty."""
-    site = tmp_path / "site"
-    for name, module in (("toy_plugin", "toy_plugin.plugin"), ("broken_plugin", "no_such_module")):
-        info = site / f"{name}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[loongforge]\n{name} = {module}\n")
-    monkeypatch.syspath_prepend(site)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return site
 
 
 def program(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -64,6 +45,10 @@ def test_list_shows_everything_that_can_be_selected(installed: Path, capsys: pyt
     assert listed["encoder", "eye"]["version"] == "1.0"
     assert listed["encoder", "eye"]["modalities"] == ["image", "video"]
     assert listed["composition", COMPLETE]["summary"] == "Everything there is"
+    tones = str(listed["composition", "tones"]["summary"])
+    assert tones.startswith("A model that hears: ") and tones.endswith("on the spot"), (
+        "the whole first paragraph, of two lines, and no more"
+    )
     assert listed["recipe", "default"]["distribution"] == "loongforge_core"
     assert "ModuleNotFoundError: No module named 'no_such_module'" in str(listed["broken", "broken_plugin"]["reason"])
 
@@ -92,77 +77,30 @@ def test_list_marks_what_is_published_twice(installed: Path, capsys: pytest.Capt
     assert "twin_plugin 2.0" in said
 
 
-def test_show_a_component(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "eye", "--json"]) == 0
-    (eye,) = json.loads(capsys.readouterr().out)
-    assert eye["reference"] == "nature.Eye"
-    assert eye["left_out"] == "colours"
-    assert eye["sizes"] == [
-        {"name": f"image_encoder/eye_{size}", "tensor_parallel_sizes": [1], "parameters": None} for size in ("large", "small")
-    ]
-    assert eye["fields"] == [
-        {
-            "name": "width",
-            "type": "int",
-            "required": False,
-            "default": 8,
-            "description": "Width of its features, in channels.",
-        },
-        {"name": "image_size", "type": "tuple[int, int]", "required": False, "default": [4, 4], "description": ""},
-    ]
-    assert main(["show", "brain"]) == 0
-    said = capsys.readouterr().out
-    assert "backbone brain: thinks" in said
-    assert "published by toy_plugin 1.0" in said
-    lines = [line.split() for line in said.split("\n")]
-    assert ["num_layers", "int", "required"] in lines and ["rope", "Rope", "|", "null", "null"] in lines
-    assert ["brain2.5/brain_tiny", "1,", "2,", "4"] in lines
-
-
-@pytest.mark.parametrize(
-    ("annotation", "text"),
-    [
-        (PositiveInt | None, "int | null"),
-        (Literal["gelu", "silu"], "gelu | silu"),
-        (Literal[True], "true"),
-        (list[PositiveFloat], "list[float]"),
-        (dict[str, bool | list[str]], "dict[str, bool | list[str]]"),
-    ],
-)
-def test_types_read_as_yaml_has_them(annotation: Any, text: str) -> None:
-    assert type_name(annotation) == text
-
-
-def test_show_counts_parameters(capsys: pytest.CaptureFixture[str]) -> None:
-    """Published by SigLIP's authors, its head included."""
-    assert main(["show", "siglip", "--parameters"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.split("\n")]
-    assert ["image_encoder/siglip_so400m_384", "428,225,600", "1,", "2,", "4,", "8,", "16"] in rows
-
-
-def test_show_a_recipe_and_a_data_set(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "llava", "--json"]) == 0
-    (llava,) = json.loads(capsys.readouterr().out)
-    assert {"digits", "llava1.5/llava1_5_7b"} <= {size["name"] for size in llava["sizes"]}
-    assert main(["show", "pictures"]) == 0
-    assert "dataset pictures: " in capsys.readouterr().out
-
-
-def test_show_a_yaml_name(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", COMPLETE]) == 0
-    shown = yaml.safe_load(capsys.readouterr().out)
-    assert shown["model"]["image_encoder"] == {"type": "eye", "width": 8}
-    assert main(["show", "eye_large", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"image_encoder/eye_large": {"type": "eye", "width": 16}}
-    assert main(["show", "eye_larg"]) == 2
-    assert "nothing of the name 'eye_larg' is installed" in capsys.readouterr().err
-
-
 def test_validate_says_what_the_model_is(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", COMPLETE, "train.steps=7"]) == 0
     said = capsys.readouterr().out
     for expected in ("features 8 wide, 4 tokens per image", "8 -> 16", "2 layers, 16 wide, vocabulary 32", "7 steps", "OK\n"):
         assert expected in said
+
+
+def test_validate_says_how_many_tokens_the_largest_item_gives(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every modality that an encoder takes; and where that is more than a sample may have."""
+    hearing = ["+model.audio_encoder={type: ear}", "+model.audio_projector={type: bridge}", "model.image_encoder.also_encodes=[video]"]
+    assert main(["validate", COMPLETE, *hearing, "train.seq_length=899"]) == 0
+    said = capsys.readouterr().out
+    assert "features 8 wide, 4 tokens per image, 4 tokens per video\n" in said
+    assert "features 6 wide, at most 900 tokens per audio\n" in said
+    assert "note: train.seq_length: the largest audio gives 900 tokens, and a sample has at most 899\n" in said
+    assert main(["validate", COMPLETE, *hearing, "train.seq_length=900"]) == 0
+    assert "note: train.seq_length" not in capsys.readouterr().out
+
+
+def test_validate_says_what_changes_nothing(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", COMPLETE, "data.packing=true"]) == 0
+    assert "note: data.packing: true packs the samples of a micro-batch, and train.micro_batch_size is 1" in capsys.readouterr().out
+    assert main(["validate", COMPLETE, "data.packing=true", "train.micro_batch_size=2"]) == 0
+    assert "note: data.packing" not in capsys.readouterr().out
 
 
 def test_validate_checks_the_layout_where_the_world_size_is_given(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,10 @@ def test_an_encoder_that_cannot_take_its_own_size_is_a_message(registry: Registr
 def test_a_modality_is_encoded_once(registry: Registry) -> None:
     video = {"model__video_encoder": {"type": "eye"}, "model__video_projector": {"type": "bridge"}}
     where, said = issue(registry, model__image_encoder__also_encodes=["video"], **video)
-    assert (where, said) == ("model.image_encoder.also_encodes", "video is encoded by video_encoder already")
+    assert (where, said) == (
+        "model.image_encoder.also_encodes",
+        "video is encoded by video_encoder already; leave it out here, or take video_encoder out",
+    )
 
 
 def test_a_slots_own_keys_are_no_part_of_its_config(registry: Registry, tmp_path: Path) -> None:
@@ -168,7 +171,7 @@ def test_data_that_a_plugin_will_write_need_not_be_there(registry: Registry) -> 
         # wrong types and values
         ({"model__foundation__num_layers": "2"}, "model.foundation.num_layers", "got '2' (text), expected a whole number"),
         ({"model__foundation__num_layers": 2.5}, "model.foundation.num_layers", "got 2.5, expected a whole number"),
-        ({"model__foundation__num_layers": True}, "model.foundation.num_layers", "got True, expected a whole number"),
+        ({"model__foundation__num_layers": True}, "model.foundation.num_layers", "got true, expected a whole number"),
         ({"model__foundation__num_layers": 0}, "model.foundation.num_layers", "got 0, expected greater than 0"),
         ({"model__image_encoder__image_size": [4]}, "model.image_encoder.image_size.1", "not given"),
         ({"model__image_encoder__freeze": 3}, "model.image_encoder.freeze", "got 3, expected true or false or a list"),
@@ -216,7 +219,7 @@ def test_data_that_a_plugin_will_write_need_not_be_there(registry: Registry) -> 
         (
             {"model__image_projector__type": "fold", "model__image_encoder__image_size": [6, 4]},
             "model.image_projector",
-            "image_encoder (eye) gives features that lie 3 x 2: 3 rows cannot be folded in two",
+            "does not fit image_encoder (eye): 3 rows cannot be folded in two",
         ),
         ({"train__seq_length": 3}, "train.seq_length", "one image gives 4 tokens, and a sample has at most 3"),
         # the recipe
@@ -234,12 +237,16 @@ def test_data_that_a_plugin_will_write_need_not_be_there(registry: Registry) -> 
         ({"train__micro_batch_size": 3}, "train.global_batch_size", "8 is no multiple of micro_batch_size 3 = 3; nearest valid: 9"),
         # data
         ({"data__augment": {"image": {"radios": 1}}}, "data.augment.image.radios", "unknown key; did you mean 'radius'?"),
-        ({"model__image_encoder__also_encodes": ["sound"]}, "model.image_encoder.also_encodes", "takes image, video, not sound"),
+        (
+            {"model__image_encoder__also_encodes": ["vidoe"]},
+            "model.image_encoder.also_encodes.0",
+            "takes image, video, not vidoe; did you mean 'video'?",
+        ),
         ({"model__image_projector__also_encodes": ["video"]}, "model.image_projector.also_encodes", "write it into image_encoder"),
         (
             {"model__image_encoder__also_encodes": ["image"]},
             "model.image_encoder.also_encodes",
-            "image is encoded by image_encoder already",
+            "image is encoded by image_encoder already; leave it out here",
         ),
         ({"data__augment": {"image": {"radius": -1}}}, "data.augment.image.radius", "got -1, expected greater than or equal to 0"),
         ({"data__augment": {"imag": {}}}, "data.augment.imag", "model has no imag_encoder; did you mean 'image'?"),

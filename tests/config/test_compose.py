@@ -176,7 +176,7 @@ def test_the_file_that_was_read_is_blamed_not_one_of_the_same_name(registry: Reg
         ("defaults:\n  - {a: b, c: d}\n", 2, "expected NAME or GROUP: NAME"),
         ("defaults:\n  - image_encoder: 5\n", 2, "expected NAME or GROUP: NAME"),
         ("a: 1\nb: ${c}\n", 2, "Interpolation key 'c' not found"),
-        ("a: 1\nb: ${nothing:c}\n", 2, "Unsupported interpolation type nothing"),
+        ("a: 1\nb: ${nothing:c}\n", 2, "there is no ${nothing:...}; valid: act, loss_func"),
         ("a: ???\n", 1, "Missing mandatory value"),
         ("a: ${b}\nb: ${a}\n", 1, ""),
         ("hydra: {searchpath: [x]}\n", 1, "Hydra's own"),

@@ -98,10 +98,10 @@ def test_the_wish_is_granted_where_transformer_engine_is(compose: object, monkey
         ("model.foundation.rotary_emb_func=WideRop", "got WideRop, expected Rope or WideRope; did you mean 'WideRope'?"),
         (
             "model.foundation.model_spec=[old.brains,get_brain_with_spec]",
-            "got old.brains get_brain_with_spec, expected old.brains get_brain_spec or",
+            'got ["old.brains", "get_brain_with_spec"], expected ["old.brains", "get_brain_spec"] or',
         ),
-        ("model.foundation.model_spec=[os,system]", "got os system, expected"),
-        ("model.loss_func=loss_func_storey", "got loss_func_storey, expected loss_func_story; did you mean 'loss_func_story'?"),
+        ("model.foundation.model_spec=[os,system]", 'got ["os", "system"], expected'),
+        ("model.loss_func=loss_func_storey", "got loss_func_storey, expected loss_func_story"),
         (
             "model.foundation.rope={base: 7.0}",
             "WideRope means rope: {'base': 500.0}, but rope: {'base': 7.0} is written",

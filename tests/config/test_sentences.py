@@ -38,7 +38,7 @@ class Table(Strict):
         ({"type": "round", "radius": 1.0, "raduis": 1.0}, "raduis", "unknown key; did you mean 'radius'?"),
         ({"type": "square", "radius": 1.0, "side": 2.0}, "radius", "unknown key; valid: side, type"),
         ({"type": "rund", "radius": 1.0}, "type", "got 'rund', expected 'round', 'square'; did you mean 'round'?"),
-        ({"radius": 1.0}, "type", "not given, and it has no default"),
+        ({"radius": 1.0}, "type", "not given, and it has no default; expected 'round', 'square'"),
     ],
 )
 def test_the_place_is_a_key_of_the_file_and_the_form_is_the_one_that_it_chose(shape: dict[str, Any], key: str, said: str) -> None:

@@ -25,8 +25,9 @@ from loongforge_core.component import (
     RecipeConfig,
     Shape,
 )
-from loongforge_core.config.composition import Composition, Slot, encoder_slot
+from loongforge_core.config.composition import Composition, Slot
 from loongforge_core.config.settings import RunSettings, SlotSettings, TrainSettings
+from loongforge_core.config.slot_names import encoder_slot
 from loongforge_core.data.sample import SampleMaker
 from loongforge_core.data.template import ChatTemplate
 from loongforge_core.errors import DataError

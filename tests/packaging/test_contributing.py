@@ -10,12 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FAMILY = ROOT / "plugins" / "loongforge_llm"
-SHOWN = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text().partition("### A family")[2], re.DOTALL)
-FILES = [*(FAMILY / "loongforge_llm" / "qwen3").glob("*.py"), FAMILY / "loongforge_llm" / "plugin.py", FAMILY / "tests" / "test_qwen3.py"]
+SHOWN = re.findall(r"```(?:python|yaml)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text().partition("### A family")[2], re.DOTALL)
+FILES = [
+    *(FAMILY / "loongforge_llm" / "qwen3").glob("*.py"),
+    FAMILY / "loongforge_llm" / "plugin.py",
+    FAMILY / "loongforge_llm" / "configs" / "qwen3" / "qwen3_8b.yaml",
+    FAMILY / "tests" / "test_qwen3.py",
+]
 
 
 def test_a_family_is_shown() -> None:
-    assert len(SHOWN) == 5
+    assert len(SHOWN) == 7
 
 
 @pytest.mark.parametrize("snippet", SHOWN, ids=range(len(SHOWN)))

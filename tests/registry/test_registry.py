@@ -137,3 +137,22 @@ def test_importing_core_and_its_registry_imports_no_torch() -> None:
         "print(sorted({'torch', 'megatron', 'numpy', 'hydra', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_configs_and_processors_of_all_installed_components_import_no_torch() -> None:
+    """`validate` and the data workers use them; import-linter checks only the modules that pyproject.toml lists."""
+    program = (
+        "import sys\n"
+        "from loongforge_core import Registry\n"
+        "registry, seen = Registry.discover(), []\n"
+        "for published in registry.components():\n"
+        "    for part in ('config', *(('processor',) if published.spec.processor else ())):\n"
+        "        registry.load(published.spec, part)\n"
+        "        seen.append(part)\n"
+        "        if heavy := {'torch', 'megatron.core', 'transformers'} & set(sys.modules):\n"
+        "            sys.exit(f'{part} of {published.spec.name} imports {sorted(heavy)}')\n"
+        "print(len(seen))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 30
