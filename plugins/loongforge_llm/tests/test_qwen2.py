@@ -48,7 +48,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
 
 def group(name: str) -> str:
     return next(
-        group for prefix, group in {"qwen1_5": "qwen1.5", "qwen2_5": "qwen2.5", "qwen2": "qwen2"}.items() if name.startswith(prefix + "_")
+        group for prefix, group in {"qwen1_5": "qwen", "qwen2_5": "qwen2.5", "qwen2": "qwen2"}.items() if name.startswith(prefix + "_")
     )
 
 
