@@ -6,6 +6,9 @@ float32 weights under `torch.autocast`, SDPA and torch's fused AdamW. Both clip,
 losses and gradient norms are compared before anything is timed. Two models of this size do not fit beside each other, so that their steps
 are timed one after another; the parts' are timed in turn.
 
+Where ours is slower: torch takes cuDNN's attention for theirs, which ours leaves out (`layers.attention`); experts' weights, each a
+parameter of its own, are put together for every product, and Megatron sorts tokens by expert through masks.
+
 The share of the GPU's arithmetic that a step uses (MFU) counts what the model asks for and no padding: of every matrix, 6 operations for
 each of its numbers and each token or patch that it meets (2 forward, 4 backward; of the tied embedding as output layer); of attention,
 12 * layers * width * length^2 for patches, which all see each other, and half of that for tokens, which see those before them. It is that
