@@ -21,9 +21,9 @@ from loongforge_core.testing.waiting import META, never_waiting
 
 
 @pytest.fixture(autouse=True)
-def unscaled() -> None:
+def unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Megatron's schedules leave a scale of the router's loss behind, in whatever test of this process came before."""
-    MoEAuxLossAutoScaler.set_loss_scale(torch.tensor(1.0))
+    monkeypatch.setattr(MoEAuxLossAutoScaler, "main_loss_backward_scale", None)
 
 
 VOCABULARY, EXPERTS, CHOICES = 50, 6, 2
