@@ -10,7 +10,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := plugins/loongforge_vit plugins/loongforge_audio plugins/loongforge_projectors plugins/loongforge_llm plugins/loongforge_models
 EXAMPLE := examples/loongforge_sensor
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what it imports; compiling everything would take as long as the rest of the installation.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 # The newer Megatron-Core, beside the environment: its metadata asks for Python 3.12, what we use of it runs on 3.11.
 NEWER := 0.19.2
@@ -46,7 +47,7 @@ $(VENV)/test-tools: $(VENV)/installed $(EXAMPLE)/pyproject.toml
 	@touch $@
 
 $(NEWER_FOLDER)/installed: $(VENV)/test-tools
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --target $(NEWER_FOLDER) --upgrade \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --ignore-requires-python --target $(NEWER_FOLDER) --upgrade \
 		--python-version 3.12 --implementation cp --only-binary=:all: --platform manylinux_2_28_x86_64 megatron-core==$(NEWER)
 	@touch $@
 

@@ -17,11 +17,23 @@ prepare_megatron()
 # A pass says how many it leaves out.
 OLDER_ONLY = (
     "tests/cli/test_several_processes.py::",
+    "tests/parallel/test_cpu.py::test_everyone_else_keeps_the_real_torch",
+    "tests/parallel/test_cpu.py::test_modules_imported_earlier",
+    "tests/parallel/test_cpu.py::test_preparing_costs_no_torch",
+    "tests/parallel/test_cpu.py::test_the_tests_refuse",
     "tests/parallel/test_forked.py::",
     "tests/parallel/test_launch.py::",
+    "_are_those_of_one[recomputed",  # for which 0.19 compiles C++
     "tests/testing/",
     "tests/train/test_versions.py::",
+    "tests/weights/test_memory.py::",
     "examples/",
+    "test_compositions.py::",
+    "test_digits_data.py::",
+    "test_digits_export.py::",
+    "test_original_files.py::",
+    "test_tones_data.py::",
+    "_folders.py::",
     "/test_published_",
     "::test_published_",
     "_processor.py::",

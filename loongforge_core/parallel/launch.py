@@ -216,6 +216,7 @@ def serve(connection_number: int) -> None:
             return
         try:
             module = load_module(job)
+            pickle.loads(job.arguments)  # for the modules that it loads
         except BaseException as error:
             requests.send([failure(0, error)])
             continue

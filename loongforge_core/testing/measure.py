@@ -1,20 +1,29 @@
-"""What one rank of a layout computes, to be compared: weights, gradients, losses, and who owns what."""
+"""What one rank of a layout computes, to be compared: weights, gradients, losses, and who owns what.
+
+What it needs is imported at the top: the process that ranks are forked from imports this module, and so none of them has to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories, is_main_replica
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+from megatron.core.transformer.module import param_is_not_shared
 from torch import Tensor, distributed
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.config.settings import EncoderLayout, ParallelSettings, RunSettings
 from loongforge_core.model.batch import Batch
-
-if TYPE_CHECKING:
-    from loongforge_core.train.step import Trainer
+from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.parallel.bookkeeping import described_parameters, pieces
+from loongforge_core.parallel.groups import initialise_groups
+from loongforge_core.registry.registry import Registry
+from loongforge_core.train.step import Trainer, build_trainer
 
 __all__ = ["Layout", "Measured", "Part", "measure", "measure_steps", "share", "trainer_in"]
 
@@ -160,11 +169,6 @@ def measure_steps(trainer: Trainer, shares: Sequence[Sequence[Batch]]) -> Measur
 
 def trainer_in(composition: Composition, layout: Layout) -> Trainer:
     """The composition on this rank of a layout, with the initial weights that its seed gives."""
-    from loongforge_core.model.provider import OmniModelProvider
-    from loongforge_core.parallel.groups import initialise_groups
-    from loongforge_core.registry.registry import Registry
-    from loongforge_core.train.step import build_trainer
-
     composition = replace(composition, run=layout.settings(composition.run))
     initialise_groups(composition.run.parallel, seed=composition.run.train.seed)
     registry = Registry.discover()
@@ -210,8 +214,6 @@ def gather_reduced(trainer: Trainer) -> None:
 
 def parts(trainer: Trainer) -> tuple[Part, ...]:
     """Copies of everything that this rank holds."""
-    from loongforge_core.parallel.bookkeeping import pieces
-
     return tuple(
         Part(f"{slot}.{piece.name}", piece.offset, piece.tensor.clone(), component.published_rows(piece.name))
         for model in trainer.models
@@ -222,13 +224,6 @@ def parts(trainer: Trainer) -> tuple[Part, ...]:
 
 def owned_parts(trainer: Trainer) -> tuple[Owned, ...]:
     """Of every part of a parameter that is here, whether this rank counts it in the gradient norm and stores it in a checkpoint."""
-    from megatron.core.dist_checkpointing.dict_utils import nested_values
-    from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories, is_main_replica
-    from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
-    from megatron.core.transformer.module import param_is_not_shared
-
-    from loongforge_core.parallel.bookkeeping import described_parameters
-
     found = []
     for slot, component in (pair for model in trainer.models for pair in model.components().items()):
         counted = {

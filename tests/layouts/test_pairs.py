@@ -18,7 +18,7 @@ from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.testing.layouts import Layout, Measured, compare, measure
 from loongforge_core.testing.pairs import Row, all_pairs, all_rows
 
-SAMPLE = 3
+SAMPLE = 2
 """Layouts of each model that are tried on the older Megatron-Core."""
 
 DIMENSIONS: dict[str, tuple[Any, ...]] = {
