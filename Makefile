@@ -10,12 +10,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := plugins/loongforge_vit plugins/loongforge_audio plugins/loongforge_projectors plugins/loongforge_llm plugins/loongforge_models
 EXAMPLE := examples/loongforge_sensor
-# Python compiles what it imports; compiling everything would take as long as the rest of the installation.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # The newer Megatron-Core, beside the environment: its metadata asks for Python 3.12, what we use of it runs on 3.11.
 NEWER := 0.19.2
 NEWER_FOLDER := .megatron-$(NEWER)
+# Each command starts Python anew, and hundreds of tests do: what is compiled is kept, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
 # conftest.py refuses to test another Megatron-Core than the one expected.
 WITH_OLDER := EXPECT_MEGATRON=$(shell sed -n 's/^megatron-core==//p' constraints.txt)
 WITH_NEWER := EXPECT_MEGATRON=$(NEWER) PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
@@ -47,7 +48,7 @@ $(VENV)/test-tools: $(VENV)/installed $(EXAMPLE)/pyproject.toml
 	@touch $@
 
 $(NEWER_FOLDER)/installed: $(VENV)/test-tools
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --ignore-requires-python --target $(NEWER_FOLDER) --upgrade \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --target $(NEWER_FOLDER) --upgrade \
 		--python-version 3.12 --implementation cp --only-binary=:all: --platform manylinux_2_28_x86_64 megatron-core==$(NEWER)
 	@touch $@
 
