@@ -24,6 +24,8 @@ from megatron.core.dist_checkpointing.mapping import (  # noqa: E402
     ShardedTensorFactory,
     apply_factories,
 )
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate  # noqa: E402
+from megatron.core.transformer.module import param_is_not_shared  # noqa: E402
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # noqa: E402
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ __all__ = [
     "Piece",
     "describe_copy",
     "described_parameters",
+    "is_counted",
     "mark_owned",
     "number_copies",
     "owned_parameters",
@@ -84,6 +87,12 @@ def mark_owned(described: Iterable[Any]) -> None:
         # Megatron counts what is split over tensor ranks everywhere, and of that what is not shared.
         part.data.tensor_model_parallel = True
         part.data.shared = any(replica(part)[:-1])
+
+
+def is_counted(parameter: Any) -> bool:
+    """Whether the gradient norm has this rank's gradient of a parameter, or of what the optimizer holds in its place: a part of it, or its
+    float32 original, either of which carries the marks."""
+    return bool(param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter))
 
 
 def owned_parameters(module: Any) -> Iterator[tuple[nn.Parameter, int]]:

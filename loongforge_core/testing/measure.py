@@ -5,22 +5,20 @@ What it needs is imported at the top: the process that ranks are forked from imp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories, is_main_replica
-from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
-from megatron.core.transformer.module import param_is_not_shared
 from torch import Tensor, distributed
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.config.settings import EncoderLayout, ParallelSettings, RunSettings
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.provider import OmniModelProvider
-from loongforge_core.parallel.bookkeeping import described_parameters, pieces
+from loongforge_core.parallel.bookkeeping import described_parameters, is_counted, pieces
 from loongforge_core.parallel.groups import initialise_groups
 from loongforge_core.registry.registry import Registry
 from loongforge_core.train.step import Trainer, build_trainer
@@ -140,6 +138,8 @@ class Measured:
     final: tuple[Part, ...]
     losses: tuple[float | None, ...]
     grad_norms: tuple[float | None, ...]
+    losses_by_content: tuple[Mapping[str, float | None], ...]
+    grad_norms_by_slot: tuple[Mapping[str, float | None], ...]
     learning_rates: tuple[float, ...]
     owned: tuple[Owned, ...]
 
@@ -151,20 +151,37 @@ def measure(composition: Composition, layout: Layout, batches: Sequence[Sequence
 
 
 def measure_steps(trainer: Trainer, shares: Sequence[Sequence[Batch]]) -> Measured:
-    """A pass over this rank's share of the first global batch for its gradients, then a step on each."""
+    """A step on this rank's share of each global batch; the gradients are seen when the first step's pass has left them."""
     initial = parts(trainer)
-    gradients = gradients_of(trainer, shares[0])
-    results = [trainer.step(each) for each in shares]
+    seen: list[tuple[Part, ...]] = []
+    watched = replace(trainer, optimizer=Watched(trainer.optimizer, lambda: seen.append(gradients_of(trainer))))
+    results = [(trainer if seen else watched).step(each) for each in shares]
     trainer.gather_weights()
     return Measured(
         initial=initial,
-        gradients=gradients,
+        gradients=seen[0],
         final=parts(trainer),
         losses=tuple(result.loss for result in results),
         grad_norms=tuple(result.grad_norm for result in results),
+        losses_by_content=tuple(result.loss_by_content for result in results),
+        grad_norms_by_slot=tuple(result.grad_norm_by_slot for result in results),
         learning_rates=tuple(result.learning_rate for result in results),
         owned=owned_parts(trainer),
     )
+
+
+class Watched:
+    """An optimizer, and a look at what it is going to step with."""
+
+    def __init__(self, optimizer: Any, look: Callable[[], None]) -> None:
+        self.optimizer, self.look = optimizer, look
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+    def step(self) -> Any:
+        self.look()
+        return self.optimizer.step()
 
 
 def trainer_in(composition: Composition, layout: Layout) -> Trainer:
@@ -184,11 +201,9 @@ def share(micro_batches: Sequence[Batch], rank: int, size: int) -> Sequence[Batc
     return micro_batches[rank * per_rank : (rank + 1) * per_rank]
 
 
-def gradients_of(trainer: Trainer, micro_batches: Sequence[Batch]) -> tuple[Part, ...]:
-    """Gradients take the place of the weights while their parts are copied: so what names and cuts weights serves them too."""
-    for chunk in trainer.chunks:
-        chunk.zero_grad_buffer()
-    trainer.forward_backward(micro_batches)
+def gradients_of(trainer: Trainer) -> tuple[Part, ...]:
+    """Those that a pass has left. They take the place of the weights while their parts are copied: so what names and cuts weights serves
+    them too."""
     gather_reduced(trainer)
     trained = [parameter for model in trainer.models for parameter in model.parameters() if parameter.requires_grad]
     kept = [parameter.detach().clone() for parameter in trained]
@@ -226,10 +241,7 @@ def owned_parts(trainer: Trainer) -> tuple[Owned, ...]:
     """Of every part of a parameter that is here, whether this rank counts it in the gradient norm and stores it in a checkpoint."""
     found = []
     for slot, component in (pair for model in trainer.models for pair in model.components().items()):
-        counted = {
-            part.key: param_is_not_shared(part.data) and param_is_not_tensor_parallel_duplicate(part.data)
-            for part in described_parameters(component)
-        }
+        counted = {part.key: is_counted(part.data) for part in described_parameters(component)}
         shared = {part.key for part in described_parameters(component) if not getattr(part.data, "allreduce", True)}
         described = component.sharded_state_dict()
         apply_factories(described)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from loongforge_core.config.check import load_composition
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import LoongForgeError
 from loongforge_core.parallel.groups import initialise_groups
-from loongforge_core.parallel.launch import run_ranks
+from loongforge_core.parallel.launch import fork_here, run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.train.loop import train
 from loongforge_core.train.progress import Progress
@@ -58,13 +59,21 @@ def run_until(config: str, stop: int) -> str:
     return ""
 
 
-def run_all(expected: str, *runs: str) -> None:
-    """Runs given as configuration, number of steps and of ranks, one after another."""
+def older(config: Path, stop: int, world_size: int) -> str:
+    """What ranks of this process's Megatron-Core say."""
     import megatron.core
 
-    assert megatron.core.__version__.startswith(expected), megatron.core.__version__
+    assert megatron.core.__version__.startswith("0.16"), megatron.core.__version__
+    return "".join(run_ranks(run_until, world_size, str(config), stop))
+
+
+def run_newer(*runs: str) -> None:
+    """Runs given as configuration, number of steps and of ranks, one after another: in a process that has the newer one."""
+    import megatron.core
+
+    assert megatron.core.__version__.startswith("0.19"), megatron.core.__version__
     for config, stop, world_size in zip(runs[::3], map(int, runs[1::3]), map(int, runs[2::3]), strict=True):
-        print("".join(run_ranks(run_until, world_size, config, stop)), end="")
+        print("".join(fork_here(partial(run_until, config, stop), world_size)), end="")
 
 
 START = """
@@ -73,17 +82,15 @@ sys.path[:] = {path!r}
 spec = importlib.util.spec_from_file_location("test_versions", {file!r})
 sys.modules["test_versions"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-module.run_all(*sys.argv[1:])
+module.run_newer(*sys.argv[1:])
 """
 
 
-def run(expected: str, megatron: Path | None, *runs: tuple[Path, int, int]) -> str:
-    first = [str(megatron)] if megatron else []
-    path = [*first, *(path for path in sys.path if ".megatron-" not in path)]
+def newer(*runs: tuple[Path, int, int]) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     arguments = [str(part) for each in runs for part in each]
-    start = START.format(path=path, file=__file__)
-    found = subprocess.run([sys.executable, "-c", start, expected, *arguments], capture_output=True, text=True, env=environment)
+    start = START.format(path=[str(NEWER), *sys.path], file=__file__)
+    found = subprocess.run([sys.executable, "-c", start, *arguments], capture_output=True, text=True, env=environment)
     assert found.returncode == 0, found.stderr
     return found.stdout
 
@@ -105,11 +112,11 @@ def test_a_checkpoint_travels_to_the_newer_version_only(compose: Compose, tmp_pa
     whole, back = configured("whole", "whole"), configured("back", "back")
     begun = configured("begun", "forth", use_distributed_optimizer=True)
     gone_on = configured("gone_on", "forth", tensor_model_parallel_size=2)
-    assert run("0.16", None, (whole, 8, 1), (begun, 3, 2)) == ""
-    assert run("0.19", NEWER, (gone_on, 8, 2), (back, 3, 1)) == ""
+    assert older(whole, 8, 1) == older(begun, 3, 2) == ""
+    assert newer((gone_on, 8, 2), (back, 3, 1)) == ""
     one, two = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "forth"))
     assert [line["step"] for line in one] == [line["step"] for line in two] == list(range(1, 9))
     for ours, theirs in zip(one, two, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)  # I1
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
-    assert "install megatron-core>=0.19" in run("0.16", None, (back, 8, 1))
+    assert "install megatron-core>=0.19" in older(back, 8, 1)
