@@ -3,14 +3,19 @@
 # make check    what every commit passes: format, lint, types, import contracts, tests
 # make test-layouts   every layout of three kinds of models, with both Megatron versions: a day; SHARD=2/100 does a hundredth of it
 # make test-matrix    every combination of components, trained a step, saved and loaded, with the newer Megatron: minutes
+# make test-crash     a run of two processes, killed two hundred times, with the newer Megatron: minutes; KILLS=60 does it sixty times
+# make check-plugins  every check of the conformance kit on every component here: minutes
+# make fuzz     ten thousand damaged files of each kind, with the older Megatron: an hour; FILES=1000 does a tenth of it
 # make bench    speed, as ratios within one run
+# make docs     the page of components, and the code in the authors' pages
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PLUGINS := plugins/loongforge_vit plugins/loongforge_audio plugins/loongforge_projectors plugins/loongforge_llm plugins/loongforge_models
+PLUGINS := plugins/loongforge_vit plugins/loongforge_audio plugins/loongforge_projectors plugins/loongforge_llm plugins/loongforge_hf plugins/loongforge_models
 EXAMPLE := examples/loongforge_sensor
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what it imports, a sixth of it all; compiling everything would be a third of the installation.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 # The newer Megatron-Core, beside the environment: its metadata asks for Python 3.12, what we use of it runs on 3.11.
 NEWER := 0.19.2
@@ -23,13 +28,17 @@ WITH_NEWER := EXPECT_MEGATRON=$(NEWER) PYTHONPATH=$(CURDIR)/$(NEWER_FOLDER)
 MEGATRON_TESTS := tests/parallel tests/testing tests/layers tests/model tests/weights tests/train tests/generate tests/layouts tests/matrix \
 	tests/cli/test_run.py tests/cli/test_several_processes.py plugins examples
 
-# Two at a time: most tests are one thread.
-IN_PARALLEL := -n 2 --dist loadfile
+# Two at a time: most tests are one thread. In the order of conftest.py: the slowest files first.
+IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Which part of all layouts `make test-layouts` tries: the Kth of N.
 SHARD ?= 1/1
+# How often `make test-crash` kills a run.
+KILLS ?= 200
+# How many files of each kind `make fuzz` damages.
+FILES ?= 10000
 
-.PHONY: demo test test-layouts test-matrix check format lint types contracts bench install clean
+.PHONY: demo test fuzz test-layouts test-crash test-matrix check-plugins check format lint types contracts bench docs install clean
 
 demo: install
 	$(BIN)/loongforge train digits
@@ -44,11 +53,11 @@ $(VENV)/installed: pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 
 $(VENV)/test-tools: $(VENV)/installed $(EXAMPLE)/pyproject.toml
 	@echo "Installing what the tests need ..."
-	$(PIP) -e ./$(EXAMPLE) pytest pytest-xdist ruff mypy import-linter types-PyYAML types-tqdm build hatchling triton
+	$(PIP) -e ./$(EXAMPLE) pytest pytest-xdist jsonschema ruff mypy import-linter types-PyYAML types-tqdm build hatchling triton
 	@touch $@
 
 $(NEWER_FOLDER)/installed: $(VENV)/test-tools
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --target $(NEWER_FOLDER) --upgrade \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --ignore-requires-python --target $(NEWER_FOLDER) --upgrade \
 		--python-version 3.12 --implementation cp --only-binary=:all: --platform manylinux_2_28_x86_64 megatron-core==$(NEWER)
 	@touch $@
 
@@ -61,8 +70,17 @@ test-layouts: $(VENV)/test-tools $(NEWER_FOLDER)/installed
 	$(WITH_OLDER) $(BIN)/python -m pytest -q tests/layouts --all-layouts=$(SHARD)
 	$(WITH_NEWER) $(BIN)/python -m pytest -q tests/layouts --all-layouts=$(SHARD)
 
+test-crash: $(VENV)/test-tools $(NEWER_FOLDER)/installed
+	$(WITH_NEWER) $(BIN)/python -m pytest -q -n 2 --dist load tests/train/test_kill.py --kills=$(KILLS)
+
 test-matrix: $(VENV)/test-tools $(NEWER_FOLDER)/installed
 	$(WITH_NEWER) $(BIN)/python -m pytest -q -n 2 tests/matrix --whole-matrix
+
+check-plugins: $(VENV)/test-tools
+	for plugin in $(notdir $(PLUGINS) $(EXAMPLE)); do $(BIN)/loongforge check-plugin $$plugin || exit 1; done
+
+fuzz: $(VENV)/test-tools
+	$(WITH_OLDER) $(BIN)/python -m pytest -q -n 2 tests/fuzz --fuzz $(FILES)
 
 check: lint types contracts test
 
@@ -82,6 +100,10 @@ contracts: $(VENV)/test-tools
 
 bench: $(VENV)/test-tools
 	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/test-tools
+	$(BIN)/python docs/write_components.py
+	$(BIN)/python docs/write_pages.py
 
 clean:
 	rm -rf $(VENV) $(NEWER_FOLDER) runs build dist

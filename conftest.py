@@ -17,6 +17,7 @@ prepare_megatron()
 # A pass says how many it leaves out.
 OLDER_ONLY = (
     "tests/cli/test_several_processes.py::",
+    "tests/fuzz/",
     "tests/parallel/test_cpu.py::test_everyone_else_keeps_the_real_torch",
     "tests/parallel/test_cpu.py::test_modules_imported_earlier",
     "tests/parallel/test_cpu.py::test_preparing_costs_no_torch",
@@ -25,12 +26,30 @@ OLDER_ONLY = (
     "tests/parallel/test_launch.py::",
     "_are_those_of_one[recomputed",  # for which 0.19 compiles C++
     "tests/testing/",
+    "tests/train/test_endings.py::test_a_lost_rank",
+    "tests/train/test_endings.py::test_a_signal",
+    "tests/train/test_endings.py::test_the_same_signal",
+    "tests/train/test_skipped_lines.py::",
+    "tests/train/test_held_out.py::",
+    "tests/train/test_skipped_steps.py::",
     "tests/train/test_versions.py::",
     "tests/weights/test_memory.py::",
+    "test_broken_plugins.py::",
+    "test_left_out.py::",
+    "test_security.py::test_a_chat_template",
+    "test_security.py::test_a_composition",
+    "test_security.py::test_a_conversation",
+    "test_security.py::test_a_line",
+    "test_security.py::test_a_size",
+    "test_security.py::test_a_tokenizer",
+    "test_security.py::test_an_image",
+    "test_two_stages.py::",
     "examples/",
     "test_compositions.py::",
     "test_digits_data.py::",
     "test_digits_export.py::",
+    "test_hf_config.py::",
+    "test_hf_encoder.py::",
     "test_original_files.py::",
     "test_tones_data.py::",
     "_folders.py::",
@@ -58,6 +77,23 @@ BOTH = (
     "test_pairs.py::",
 )
 
+# The files that take longest, the longest first, so that workers end at about the same time.
+FIRST = (
+    "tests/layouts/test_pairs.py",
+    "tests/cli/test_several_processes.py",
+    "tests/packaging/test_wheels.py",
+    "tests/train/test_layouts.py",
+    "plugins/loongforge_models/tests/test_published_models.py",
+    "tests/layouts/test_language_model.py",
+    "plugins/loongforge_llm/tests/test_expert_layouts.py",
+    "tests/train/test_kill.py",
+    "plugins/loongforge_llm/tests/test_qwen3_moe.py",
+    "plugins/loongforge_llm/tests/test_deepseek.py",
+    "tests/parallel/test_cpu.py",
+    "tests/train/test_versions.py",
+    "tests/train/test_loop.py",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -67,6 +103,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="K/N",
         help="tests/layouts: the whole product of layouts instead of all pairs, or every Nth of it from the Kth",
     )
+    parser.addoption(
+        "--kills", type=int, default=20, metavar="N", help="tests/train/test_kill.py: how often the run of two processes is killed"
+    )
+    parser.addoption("--fuzz", type=int, default=80, metavar="N", help="tests/fuzz: this many damaged files of each kind")
     parser.addoption("--whole-matrix", action="store_true", help="tests/matrix: every combination of components instead of a sample")
 
 
@@ -80,7 +120,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In one of the two passes, leaves to the other what one of them is enough for."""
+    """The slowest files first; in one of the two passes, leaves to the other what one of them is enough for."""
+    items.sort(key=lambda item: next((place for place, file in enumerate(FIRST) if item.nodeid.startswith(file)), len(FIRST)))
     if "EXPECT_MEGATRON" not in os.environ:
         return
     left = [item for item in items if is_for_the_other_pass(item.nodeid)]

@@ -12,6 +12,7 @@ import torch
 import transformers
 from loongforge_audio.qwen2_audio.config import Qwen2AudioConfig
 from loongforge_audio.whisper.config import WhisperConfig
+from loongforge_hf.hf_encoder.config import HfEncoderConfig
 from loongforge_projectors.patch_merger.config import PatchMergerConfig
 from loongforge_vit.clip.config import ClipConfig
 from loongforge_vit.intern_vit.config import InternVitConfig
@@ -72,6 +73,8 @@ def of_one_size() -> Iterator[Case]:
     siglip = transformers.SiglipVisionConfig(**THEIRS, **PIXELS, **SDPA, vision_use_head=False)
     config = SiglipConfig(**OURS, **PIXELS, final_norm=True, attention_pooling_head=False)
     yield case("siglip", config, transformers.SiglipVisionModel(siglip), pictures, patches)
+    whole = HfEncoderConfig(name="siglip", config={**THEIRS, **PIXELS, "vision_use_head": False})
+    yield case("siglip as hf_encoder", whole, transformers.SiglipVisionModel(siglip), pictures, patches)
     clip = transformers.CLIPVisionConfig(**THEIRS, **PIXELS, **SDPA)
     yield case("clip", ClipConfig(**OURS, **PIXELS, feature_layer=-1), transformers.CLIPVisionModel(clip), pictures, patches_behind_class)
     sides = {"image_size": [64, 64], "patch_size": [4, 4]}

@@ -1,10 +1,14 @@
 """Writes components.md: what this repository publishes, and what goes with what, from the registry and the checks themselves.
 
 python docs/write_components.py
+
+Parameters are counted on modules without memory, which takes a minute for all of them; so a number that the page has already stays. A size
+without one is counted: delete a number that may have changed.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +18,14 @@ sys.path.append(str(HERE.parent / "tests" / "matrix"))
 
 from compositions import PLUGINS, TINY, Triple, modality_of, reasons  # noqa: E402 (after the path)
 
-from loongforge_core.cli.description import sizes_of  # noqa: E402
+from loongforge_core.cli.description import size, sizes_of  # noqa: E402
 from loongforge_core.component import ComponentSpec  # noqa: E402
 from loongforge_core.config.document import read_document  # noqa: E402
-from loongforge_core.config.library import fills_slots, heading, published_files  # noqa: E402
+from loongforge_core.config.library import PublishedFile, fills_slots, heading, published_files  # noqa: E402
 from loongforge_core.registry import Registry  # noqa: E402
 
+PAGE = HERE / "components.md"
+COUNTED = re.compile(r"`([\w.]+)` ([\d.]+[MB])\b")
 HEADINGS = {"encoder": "Encoders", "projector": "Projectors", "backbone": "Language models", "recipe": "Recipes"}
 
 
@@ -28,7 +34,7 @@ def page(registry: Registry) -> str:
         [
             "# Components",
             "",
-            "Written by `python docs/write_components.py`; `loongforge show NAME` tells more of each.",
+            "Written by `make docs`; `loongforge show NAME` tells more of each. M and B are millions and billions of parameters.",
             *(line for kind, heading in HEADINGS.items() for line in section(kind, heading, registry)),
             *compositions(registry),
             *matrix(registry),
@@ -54,8 +60,20 @@ def equals(spec: ComponentSpec) -> str:
     return " ".join(filter(None, (reference, paper)))
 
 
-def sizes(spec: ComponentSpec, registry: Registry) -> list[str]:
-    return [f"`{name}`" for name in sorted(file.name.split("/")[-1] for file in sizes_of(spec, registry))]
+def sizes(spec: ComponentSpec, registry: Registry) -> Iterator[str]:
+    """By name; those of what has a size of its own with their parameters."""
+    known = dict(COUNTED.findall(PAGE.read_text(encoding="utf-8"))) if PAGE.exists() else {}
+    for file in sorted(sizes_of(spec, registry), key=lambda file: file.name.split("/")[-1]):
+        name = file.name.split("/")[-1]
+        if spec.kind in ("encoder", "backbone"):
+            yield f"`{name}` {known.get(name) or counted(file, spec, registry)}"
+        else:
+            yield f"`{name}`"
+
+
+def counted(file: PublishedFile, spec: ComponentSpec, registry: Registry) -> str:
+    found = size(file, spec, registry.load(spec, "config"), registry, count=True)["parameters"]
+    return f"{found / 1e6:.1f}M" if found < 1e9 else f"{found / 1e9:.2f}B"
 
 
 def compositions(registry: Registry) -> Iterator[str]:
@@ -92,4 +110,4 @@ def cell(encoder: str, projector: str, registry: Registry, notes: list[str]) -> 
 
 
 if __name__ == "__main__":
-    (HERE / "components.md").write_text(page(Registry.discover()), encoding="utf-8")
+    PAGE.write_text(page(Registry.discover()), encoding="utf-8")

@@ -9,8 +9,11 @@ __all__ = ["load_json"]
 
 
 def load_json(text: str | bytes) -> Any:
-    """The value. Raises ValueError for what is not JSON, and for an object with a key twice."""
-    return json.loads(text, object_pairs_hook=_object)
+    """The value. Raises ValueError for what is not JSON, for an object with a key twice, and for brackets without end."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

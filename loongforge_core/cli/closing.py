@@ -18,6 +18,7 @@ FILES = {
     "loss.png": "loss and learning rate over the steps",
     "evaluation.json": "the numbers above; predictions.jsonl has every answer",
     "metrics.jsonl": "every step; also for TensorBoard",
+    "evaluations.jsonl": "held-out loss and exact match on the way; --checkpoint best takes the best of them",
     "checkpoints": "the same command again goes on from the newest",
     "hf": "the same model as a Hugging Face folder",
 }

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from loongforge_core.config.schema_fields import description_of, one_line
+
 __all__ = ["Field", "fixed_fields", "settable_fields", "type_name"]
 
 Field = dict[str, Any]
@@ -39,12 +41,6 @@ def form_of(model: type[BaseModel]) -> dict[str, Any]:
     """A mapping that a field takes. `when`: the keys and values that say that it is this one."""
     summary = (model.__doc__ or "").strip().partition("\n\n")[0]
     return {"when": fixed_fields(model), "description": one_line(summary), "fields": settable_fields(model)}
-
-
-def description_of(model: type[BaseModel], name: str) -> str:
-    """A field that a family declares again, with another default say, means what it meant before."""
-    fields = (base.model_fields.get(name) for base in model.__mro__ if issubclass(base, BaseModel))
-    return next((one_line(field.description) for field in fields if field and field.description), "")
 
 
 def is_fixed(annotation: Any) -> bool:
@@ -93,10 +89,6 @@ def plain(value: Any) -> Any:
     from pydantic_core import to_jsonable_python
 
     return to_jsonable_python(value)
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def written(values: Mapping[str, Any]) -> str:

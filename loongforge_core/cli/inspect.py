@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,30 +12,33 @@ from typing import Any
 
 from loongforge_core.cli.report import print_table
 from loongforge_core.config.document import read_document
-from loongforge_core.config.library import fills_slots, heading, published_files
+from loongforge_core.config.library import PublishedFile, fills_slots, heading, published_files
 from loongforge_core.errors import ConfigError, InputError, PluginError
-from loongforge_core.registry.registry import Registry
+from loongforge_core.registry import Origin, Registry
 
 __all__ = ["copy_configs", "list_published", "validate"]
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
 
 def list_published(args: argparse.Namespace) -> None:
     """Everything that can be selected, and the plugins that could not be loaded."""
-    registry = Registry.discover()
+    registry = Registry.discover(without=args.without)
     rows = [row for row in _rows(registry) if args.kind in (None, row["kind"])]
     twice = {key for key, number in Counter((row["kind"], row["name"]) for row in rows).items() if number > 1}
     for row in rows:
         row["duplicate"] = (row["kind"], row["name"]) in twice
-    broken = [] if args.kind else _broken_rows(registry)
+    plugins = [] if args.kind else list(_plugin_rows(registry))
     if args.json:
-        print(json.dumps([*rows, *broken], indent=2))
+        print(json.dumps([*rows, *plugins], indent=2))
         return
     lines = [(row["kind"], row["name"], _distribution(row), ", ".join(row["modalities"]), _summary(row)) for row in rows]
     print_table(("KIND", "NAME", "DISTRIBUTION", "MODALITIES", "SUMMARY"), lines)
-    for row in broken:
-        print(f"\nbroken: {_distribution(row)} ({row['name']}): {row['reason']}")
+    for row in plugins:
+        name = f" ({row['name']})" if row["name"] else ""
+        print(f"\n{row['kind'].replace('_', ' ')}: {_distribution(row)}{name}: {row['reason']}")
 
 
 def _rows(registry: Registry) -> Iterator[Row]:
@@ -53,7 +57,7 @@ def _rows(registry: Registry) -> Iterator[Row]:
             yield _row("composition", file.name, file.origin, summary=heading(document))
 
 
-def _row(kind: str, name: str, origin: Any, *, summary: str, modalities: Sequence[str] = ()) -> Row:
+def _row(kind: str, name: str, origin: Origin, *, summary: str, modalities: Sequence[str] = ()) -> Row:
     return {
         "kind": kind,
         "name": name,
@@ -64,21 +68,22 @@ def _row(kind: str, name: str, origin: Any, *, summary: str, modalities: Sequenc
     }
 
 
-def _broken_rows(registry: Registry) -> list[Row]:
-    return [
-        {
-            "kind": "broken",
-            "name": broken.entry_point,
-            "distribution": broken.distribution,
-            "version": broken.version,
-            "reason": broken.reason,
-        }
-        for broken in registry.broken
-    ]
+def _plugin_rows(registry: Registry) -> Iterator[Row]:
+    """What is to be said of plugins as such, by the entry point that it is about."""
+    for broken in registry.broken:
+        yield _plugin_row("broken", broken.entry_point, Origin(broken.distribution, broken.version), broken.reason)
+    for remark in registry.remarks:
+        yield _plugin_row("warning", remark.entry_point, remark.origin, remark.text)
+    for absent in registry.left_out:
+        yield _plugin_row("left_out", "", absent.origin, "by --without")
+
+
+def _plugin_row(kind: str, name: str, origin: Origin, reason: str) -> Row:
+    return {"kind": kind, "name": name, "distribution": origin.distribution, "version": origin.version, "reason": reason}
 
 
 def _distribution(row: Row) -> str:
-    return f"{row['distribution']} {row['version']}"
+    return f"{row['distribution']} {row['version']}".rstrip()
 
 
 def _summary(row: Row) -> str:
@@ -94,7 +99,7 @@ def validate(args: argparse.Namespace) -> None:
     from loongforge_core.config.check import idle_settings, layout_dependences, load_composition, long_items, missing_backends
     from loongforge_core.config.layout import describe_layout
 
-    registry = Registry.discover()
+    registry = Registry.discover(without=args.without)
     composition = load_composition(
         args.config, args.overrides, registry=registry, config_dirs=[Path(folder) for folder in args.config_dir], world_size=args.world_size
     )
@@ -124,18 +129,28 @@ def validate(args: argparse.Namespace) -> None:
 def copy_configs(args: argparse.Namespace) -> None:
     """Writes every published YAML file; nothing where one of them exists already."""
     target = Path(args.folder)
-    files = list(published_files(Registry.discover().config_folders))
+    files = list(published_files(Registry.discover(without=args.without).config_folders))
     names = Counter(file.name for file in files)
     if twice := [f"{file.name} ({file.origin})" for file in files if names[file.name] > 1]:
         raise PluginError(f"published by two plugins: {', '.join(twice)}")
     if existing := [str(path) for file in files if (path := target / f"{file.name}.yaml").exists()]:
         raise InputError(f"nothing was written, because these exist already: {', '.join(existing)}")
+    contents = {file: content for file in files if (content := _content(file)) is not None}
     try:
-        for file in files:
+        for file, content in contents.items():
             path = target / f"{file.name}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(file.path.read_text(encoding="utf-8"), encoding="utf-8")
+            path.write_bytes(content)
             print(f"{path}  ({file.origin})")
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error}") from error
-    print(f"{len(files)} files; they take precedence where {target} is ./configs/models or is given as --config-dir")
+    print(f"{len(contents)} files; they take precedence where {target} is ./configs/models or is given as --config-dir")
+
+
+def _content(file: PublishedFile) -> bytes | None:
+    """None where it cannot be read, which is a warning: a broken plugin's file keeps no other from being copied."""
+    try:
+        return file.path.read_bytes()
+    except OSError as error:
+        logger.warning("%s cannot be read: %s", file.path, error.strerror)
+        return None

@@ -1,6 +1,7 @@
 """`loongforge`: arguments, dispatch and exit status. What a command needs is imported when it is called.
 
-Exit status: 0 done, 1 failed while running, 2 the user's input is wrong (one readable message), 130 interrupted.
+Exit status: 0 done, 1 failed while running, 2 the user's input is wrong (one readable message), 130 interrupted; 143 and 138: told to end
+by SIGTERM or SIGUSR1, which `train` does when it has saved.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    plugins = argparse.ArgumentParser(add_help=False)
+    plugins.add_argument(
+        "--without", action="append", default=[], metavar="DIST", help="leave this installed plugin out; may be given again"
+    )
     parser = argparse.ArgumentParser(
         prog="loongforge",
         description="Snap-together multimodal models on Megatron-Core.",
@@ -77,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, target: str, description: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=description, description=description, parents=[debug], allow_abbrev=False)
+        added = commands.add_parser(name, help=description, description=description, parents=[debug, plugins], allow_abbrev=False)
         added.set_defaults(command=f"loongforge_core.cli.{target}")
         return added
 
@@ -93,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     validating.add_argument("--world-size", type=_positive, metavar="N", help="processes that the layout must fit")
     copying = command("copy-configs", "inspect:copy_configs", "write the plugins' YAML out, to read and edit")
     copying.add_argument("folder", metavar="DIR")
+    checking = command("check-plugin", "check_plugin:check_plugin", "try everything that core relies on in the components of a plugin")
+    checking.add_argument("distribution", metavar="DIST", help="an installed plugin, as pip calls it")
+    checking.add_argument("--component", action="append", default=[], metavar="NAME", help="only this one; may be given again")
+    checking.add_argument("--check", action="append", default=[], metavar="NAME", help="only this one; may be given again")
+    checking.add_argument("--json", action="store_true", help="a list of objects instead of a table")
+    describing = command("schema", "schema:schema", "a JSON schema of the installed plugins, by which an editor completes and checks YAML")
+    describing.add_argument("--output", metavar="F", help="the file to write, and how an editor is told of it; default: print it")
+    beginning = command("new-plugin", "new_plugin:new_plugin", "begin a plugin of your own, which trains and tests itself at once")
+    beginning.add_argument("name", metavar="NAME", help="of the distribution; the component has the same, without loongforge_ before it")
+    beginning.add_argument("--kind", choices=KINDS[:4], required=True)
+    beginning.add_argument("--modality", metavar="M", help="what an encoder encodes; any name (default: image)")
+    beginning.add_argument("--output", metavar="DIR", help="default: NAME")
     _add_run_commands(command)
     return parser
 
@@ -102,20 +119,20 @@ def _add_run_commands(command: Callable[[str, str, str], argparse.ArgumentParser
     _add_run(command("train", "run:train", "train; the same command again resumes"))
     evaluating = command("evaluate", "run:evaluate", "exact match on a file of questions")
     _add_run(evaluating)
-    evaluating.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
+    evaluating.add_argument("--checkpoint", metavar="DIR", help="or `best`, of train.eval_interval; default: the last one in output_dir")
     evaluating.add_argument("--questions", metavar="FILE", help="default: data.eval_path")
     generating = command("generate", "run:generate", "the answer to a prompt")
     _add_run(generating)
     generating.add_argument("--prompt", required=True, metavar="TEXT")
     generating.add_argument("--item", action="append", default=[], metavar="MODALITY=PATH", help="an image, say; may be given again")
-    generating.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
+    generating.add_argument("--checkpoint", metavar="DIR", help="or `best`, of train.eval_interval; default: the last one in output_dir")
     importing = command("import-hf", "run:import_hf", "a Hugging Face folder becomes a checkpoint")
     _add_run(importing)
     importing.add_argument("--folder", required=True, metavar="HF")
     importing.add_argument("--output", required=True, metavar="DIR")
     exporting = command("export-hf", "run:export_hf", "a checkpoint becomes a Hugging Face folder")
     _add_run(exporting)
-    exporting.add_argument("--checkpoint", metavar="DIR", help="default: the last one in output_dir")
+    exporting.add_argument("--checkpoint", metavar="DIR", help="or `best`, of train.eval_interval; default: the last one in output_dir")
     exporting.add_argument("--output", required=True, metavar="DIR")
 
 

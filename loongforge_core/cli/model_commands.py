@@ -11,7 +11,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from loongforge_core.cli.closing import closing_words, exact_match_table
-from loongforge_core.cli.run import config_dirs, note
+from loongforge_core.cli.run import note, repeated_options
 from loongforge_core.config.composition import Composition
 from loongforge_core.config.library import published_files
 from loongforge_core.data.conversations import ConversationFiles, parse_question
@@ -25,8 +25,9 @@ from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import agreed
 from loongforge_core.registry.registry import Registry
 from loongforge_core.train.checkpoint import checkpoints, find_checkpoint, load_model, save_start
+from loongforge_core.train.held_out import BEST, best_checkpoint
 from loongforge_core.train.loop import train as train_model
-from loongforge_core.train.metrics import METRICS_FILE
+from loongforge_core.train.metrics import EVALUATIONS_FILE, METRICS_FILE
 from loongforge_core.weights.export_hf import export_hf as write_hf
 from loongforge_core.weights.load import import_model, load_pretrained
 
@@ -36,23 +37,27 @@ __all__ = ["evaluate", "export_hf", "generate", "import_hf", "train"]
 
 
 def train(args: argparse.Namespace, registry: Registry, composition: Composition) -> int:
-    """Trains, or goes on training; then evaluates, draws and exports, as the composition says."""
+    """Trains, or goes on training; then evaluates, draws and exports, as the composition says. 128 + its number where a signal ended it."""
     run, output = composition.run, Path(composition.run.output_dir)
     prepare_data(composition, registry)
     questions = open_questions(Path(run.data.eval_path), composition.modalities) if run.data.eval_path else None
-    model = train_model(composition, registry).models[0]
+    trained = train_model(composition, registry)
+    if trained.ended_by:  # there may be no time for more
+        return 128 + trained.ended_by
+    model = trained.models[0]
     # Before the evaluation, which may meet an item that cannot be decoded: what was trained is kept then.
     if is_first():
-        draw_loss(output / METRICS_FILE, output / "loss.png", composition.name)
+        draw_loss(output / METRICS_FILE, output / "loss.png", composition.name, evaluations=output / EVALUATIONS_FILE)
     if run.train.export_hf:
         write_folder(model, composition, registry, output / "hf")
     predictions: list[Prediction] = []
     if questions is not None:
-        predictions = answer_all(model, questions, composition, registry)
+        answered = trained.predictions
+        predictions = answer_all(model, questions, composition, registry) if answered is None else list(answered)
         write_answers(predictions, output, f"{composition.name}: held-out questions", composition, registry)
     if is_first():
         processes = ["--nproc", str(distributed.get_world_size())] if distributed.get_world_size() > 1 else []
-        command = [args.config, *args.overrides, *config_dirs(args), *processes]
+        command = [args.config, *args.overrides, *repeated_options(args), *processes]
         names = {file.name for file in published_files(registry.config_folders)}
         print(closing_words(composition, predictions, command=command, published=names))
     return 0
@@ -125,13 +130,12 @@ def prepare_data(composition: Composition, registry: Registry) -> None:
     data = composition.run.data
     if data.prepare and data.path:
         if is_first():
-            first = data.path if isinstance(data.path, str) else data.path[0]
-            registry.load_dataset(registry.dataset(data.prepare))(Path(first).parent)
+            registry.load_dataset(registry.dataset(data.prepare))(Path(data.paths[0]).parent)
         distributed.barrier()
 
 
 def trained_model(checkpoint: str | None, composition: Composition, registry: Registry) -> OmniCombinationModel:
-    """From this checkpoint, or the newest of the run. Raises CheckpointError saying where it looked."""
+    """From this checkpoint, `best` or the newest of the run. Raises CheckpointError saying where it looked."""
     folder = agreed(lambda: chosen_checkpoint(checkpoint, composition))
     note(f"weights of {folder}")
     model = OmniModelProvider(composition=composition, registry=registry)()
@@ -143,6 +147,8 @@ def chosen_checkpoint(checkpoint: str | None, composition: Composition) -> Path:
     output = Path(composition.run.output_dir)
     if checkpoint is None and not checkpoints(output):
         raise CheckpointError(f"no checkpoint in {output.resolve()}: train {composition.name} first, or give --checkpoint DIR")
+    if checkpoint == BEST:
+        return best_checkpoint(output)
     return find_checkpoint(Path(checkpoint or output))
 
 

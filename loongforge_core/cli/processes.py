@@ -29,6 +29,7 @@ from loongforge_core.cli.report import message_of
 from loongforge_core.cli.run import physical_cores
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import InputError, LoongForgeError
+from loongforge_core.parallel.forked import NOTICES
 from loongforge_core.parallel.groups import initialise_groups
 from loongforge_core.parallel.launch import RankError, fork_here, initialise_process, meet, single_process
 from loongforge_core.registry.registry import Registry
@@ -38,7 +39,7 @@ __all__ = ["Job", "alone", "forked", "joined"]
 Work = Callable[[], int]
 """A command on this rank; its exit status."""
 
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
 COMPARED = ("loongforge_core", "megatron-core", "torch")
 """Distributions that all ranks must have in the same version, beside the plugins."""
 
@@ -59,17 +60,14 @@ def forked(work: Work, composition: Composition, number: int) -> int:
             be_silent()
         return in_groups(work, composition)
 
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        return max(fork_here(rank, number))
+        return max(fork_here(rank, number, hand_on=NOTICES))
     except BaseException as error:
         if sys.stderr.isatty():  # where rank 0 has left its bar
             print(file=sys.stderr)
         if isinstance(error, RankError) and isinstance(error.__cause__, LoongForgeError):
             raise error.__cause__ from RankError(str(error))
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def in_groups(work: Work, composition: Composition) -> int:
@@ -127,7 +125,7 @@ class Job:
             everywhere = [json.loads(self.store.get(f"installed on {other}")) for other in range(world_size)]
             self.store.set("differences", "\n".join(differences(everywhere)))
         if found := self.store.get("differences").decode():
-            raise InputError(f"ranks have different plugins or versions; install the same ones everywhere:\n{found}")
+            raise InputError(f"ranks have different plugins or versions; install, or leave out, the same ones everywhere:\n{found}")
 
 
 def differences(everywhere: Sequence[tuple[str, Sequence[str]]]) -> list[str]:

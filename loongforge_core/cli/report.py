@@ -12,6 +12,9 @@ from loongforge_core.errors import ConfigError, LoongForgeError
 
 __all__ = ["message_of", "print_table"]
 
+LONGEST = 2000
+"""Of a line of a message: what was given may be anything."""
+MOST_ISSUES = 100
 NARROWEST = 30
 """A column is not folded into less."""
 
@@ -21,8 +24,14 @@ def message_of(error: LoongForgeError, *, debug: bool) -> str:
     if debug:
         return "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, ConfigError) and len(error.issues) > 1:
-        return "\n".join([f"{len(error.issues)} errors:", *(f"  {issue}" for issue in error.issues)])
-    return f"error: {error}"
+        more = len(error.issues) - MOST_ISSUES
+        shown = [f"{len(error.issues)} errors:", *(f"  {_abridged(str(issue))}" for issue in error.issues[:MOST_ISSUES])]
+        return "\n".join([*shown, *([f"  and {more} more"] if more > 0 else [])])
+    return "\n".join(map(_abridged, f"error: {error}".split("\n")))
+
+
+def _abridged(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -19,7 +19,7 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.errors import ConfigError, InputError
 from loongforge_core.registry.registry import Registry
 
-__all__ = ["config_dirs", "evaluate", "export_hf", "generate", "import_hf", "note", "physical_cores", "train"]
+__all__ = ["evaluate", "export_hf", "generate", "import_hf", "note", "physical_cores", "repeated_options", "train"]
 
 WITHOUT_DATA = ("data.path=null", "data.prepare=null", "data.eval_path=null")
 """For commands that read no training data: it need not be on this machine."""
@@ -51,7 +51,7 @@ def run(command: str, args: argparse.Namespace, *, needs_data: bool = True) -> i
     if place is not None:
         return run_launched(command, args, place, needs_data=needs_data)
     number = args.nproc or 1
-    registry = Registry.discover()
+    registry = Registry.discover(without=args.without)
     composition = checked(command, args, registry, world_size=number, needs_data=needs_data)
     if sys.stderr.isatty():
         note(f"{composition.name}: loading torch and Megatron-Core ...")
@@ -75,7 +75,7 @@ def run_launched(command: str, args: argparse.Namespace, place: Place, *, needs_
     from loongforge_core.cli import processes
 
     with processes.joined(place, debug=getattr(args, "debug", False)) as job:
-        registry = Registry.discover()
+        registry = Registry.discover(without=args.without)
         job.require_same_plugins(registry)
         composition = checked(command, args, registry, world_size=place.world_size, needs_data=needs_data)
         from loongforge_core.cli import model_commands
@@ -132,9 +132,10 @@ def physical_cores() -> int:
     return len(siblings)
 
 
-def config_dirs(args: argparse.Namespace) -> list[str]:
-    """The `--config-dir` options as they were given."""
-    return [text for folder in args.config_dir for text in ("--config-dir", folder)]
+def repeated_options(args: argparse.Namespace) -> list[str]:
+    """The `--config-dir` and `--without` options as they were given."""
+    options = [*(("--config-dir", folder) for folder in args.config_dir), *(("--without", plugin) for plugin in args.without)]
+    return [text for option in options for text in option]
 
 
 def note(text: str) -> None:

@@ -23,7 +23,7 @@ __all__ = ["show"]
 
 def show(args: argparse.Namespace) -> None:
     """The components of a name; or the data set and the YAML of that name, composed."""
-    registry = Registry.discover()
+    registry = Registry.discover(without=args.without)
     found = [published for published in registry.components() if published.spec.name == args.name]
     shown = [description(published, registry, count=args.parameters) for published in found]
     shown = shown or [*datasets(args.name, registry), *yaml_files(args.name, registry)]
@@ -31,7 +31,8 @@ def show(args: argparse.Namespace) -> None:
         names = {published.spec.name for published in registry.components()} | {
             file.name for file in published_files(registry.config_folders)
         }
-        raise InputError(f"nothing of the name {args.name!r} is installed{did_you_mean(args.name, names)}")
+        absent = "".join(f"; {plugin}" for plugin in registry.left_out)
+        raise InputError(f"nothing of the name {args.name!r} is installed{did_you_mean(args.name, names)}{absent}")
     if args.json:
         print(json.dumps(shown, indent=2))
         return

@@ -1,7 +1,7 @@
 """The page a plugin author reads first: what a component is, and how a plugin announces it.
 
 A plugin is an installed distribution with an entry point in the group `loongforge`, naming a module that implements hooks
-(`loongforge_core.registry.hooks`). A complete one to copy is `examples/loongforge_sensor`.
+(`loongforge_core.registry.hooks`). `loongforge new-plugin` writes one that trains at once.
 
     # my_plugin/plugin.py                                         # pyproject.toml
     from loongforge_core import ComponentSpec, hookimpl           [project.entry-points.loongforge]
@@ -23,6 +23,9 @@ A plugin is an installed distribution with an entry point in the group `loongfor
     @hookimpl
     def loongforge_config_paths():
         return ["my_plugin.configs"]          # a package (folder) that holds YAML: GROUP/NAME.yaml, and compositions
+
+`loongforge check-plugin my_plugin` tries what core relies on in each component, and says how to mend what it finds; in the plugin's own
+tests it is one line (`loongforge_core.testing.conformance`).
 
 A component has up to four parts, each a string `package.module:attribute`, imported only when it is used:
 

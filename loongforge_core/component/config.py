@@ -33,6 +33,11 @@ class ComponentConfig(BaseModel):
     `backend: transformer_engine` among them is a wish: where it is not installed, `torch` is used and said.
     """
 
+    tiny: ClassVar[Mapping[str, Any]] = {}
+    """Settings of a size that a test builds and runs in a second: a width of 16, two or three layers. The conformance kit
+    (`loongforge check-plugin`) tries the component at this size. A projector leaves out the widths, which follow from its neighbours.
+    """
+
     def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
         """Why the module cannot be split over `size` tensor ranks: a reason for each number that does not fit; none where it can.
 
@@ -70,6 +75,11 @@ class EncoderConfig(ComponentConfig, ABC):
 
         `size` is what the processor says of the item. Raises ValueError for one that the encoder cannot take.
         """
+
+    @property
+    def encodes(self) -> Sequence[str]:
+        """Which of its component's modalities it encodes, where that depends on its settings; empty: all of them."""
+        return ()
 
     @property
     def fixed_item_size(self) -> Shape | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -65,6 +65,14 @@ class Processor(ABC, Generic[ConfigT]):
         None: the image that the file is, or else its name.
         """
         return None
+
+    def examples(self, folder: Path, random: np.random.Generator) -> Sequence[Path]:
+        """Writes some four files of its modality into `folder`, of unequal and odd sizes: what the conformance kit tries the encoder with.
+
+        Default: none, and the kit takes what the processor opens of the files that it can write itself: pictures, folders of pictures,
+        sounds (WAV), rows of numbers and tables of them (`.npy`).
+        """
+        return ()
 
     def published(self) -> Mapping[str, Any]:
         """What a Hugging Face `preprocessor_config.json` says of the same processing; empty where there is no such class."""

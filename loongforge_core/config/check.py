@@ -44,7 +44,8 @@ def load_composition(
     """
     from loongforge_core.config.compose import compose_tree  # Hydra is slow to import
 
-    composed = compose_tree(config, overrides, Library.of(config, registry.config_folders, config_dirs))
+    library = Library.of(config, registry.config_folders, config_dirs, left_out=tuple(map(str, registry.left_out)))
+    composed = compose_tree(config, overrides, library)
     return composition_from(
         composed.tree, registry, name=composed.name, provenance=composed.provenance, world_size=world_size, purpose=purpose
     )
@@ -72,11 +73,17 @@ def composition_from(
     if recipe is not None:
         composition = Composition(name=name, slots=slots, recipe=recipe[0], recipe_config=recipe[1], run=run, resolved=resolved)
         _check_length(composition, findings)
+        _check_evaluation(run, findings)
     if findings.issues or recipe is None:
         raise ConfigError(findings.issues) from findings.cause
-    for broken in registry.broken:
-        logger.warning("%s", broken)
+    for plugin in (*registry.broken, *registry.remarks):
+        logger.warning("%s", plugin)
     return composition
+
+
+def _check_evaluation(run: RunSettings, findings: Findings) -> None:
+    if run.train.eval_interval and run.data.path is not None and run.data.eval_path is None:  # commands that do not train may have no data
+        findings.add("train.eval_interval", f"got {run.train.eval_interval}, but there is nothing to evaluate on: set data.eval_path")
 
 
 def _check_length(composition: Composition, findings: Findings) -> None:

@@ -28,12 +28,14 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from omegaconf.resolvers.oc import env as read_environment
 
 from loongforge_core.config.defaults import canonical_defaults, missing_default, writer_of_default
 from loongforge_core.config.document import Document, read_document
 from loongforge_core.config.library import Library, canonical_group, fills_slots, is_path, missing_config
 from loongforge_core.config.provenance import COMMAND_LINE, Provenance
 from loongforge_core.config.published import NAMED_CALLABLES
+from loongforge_core.config.references import oversized_reference
 from loongforge_core.errors import ConfigError, Issue, did_you_mean, near_match
 
 __all__ = ["Composed", "compose_tree"]
@@ -45,7 +47,8 @@ DELETION = re.compile(r"Could not delete from config\. .*?'(?P<key>[^']+)' (?P<r
 """What Hydra says of `~KEY` for a key that is not there, or of `~KEY=VALUE` for one of another value."""
 NOTHING_TO_REPLACE = re.compile(r"Could not override '(?P<key>[^']+)'\. No match in the defaults list\..*", re.DOTALL)
 """What Hydra says of GROUP@KEY=NAME on the command line where the defaults have no such GROUP@KEY."""
-UNKNOWN_RESOLVER = re.compile(r"Unsupported interpolation type (\w+)")
+ENVIRONMENT = "oc.env"
+UNKNOWN_RESOLVER = re.compile(r"Unsupported interpolation type ([\w.]+)")
 """What OmegaConf says of `${NAME:ARGUMENT}` for a name that nobody has registered."""
 OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^@=+~]+)(?P<package>@[^=]*)?(?P<value>=.*)?", re.DOTALL)
 # AssertionError and TypeError are Hydra's answer to a default that comes to something other than a name.
@@ -70,6 +73,8 @@ class _Reading:
     """Of the primary file."""
     folder: str = ""
     """Of the primary file inside the library."""
+    is_overridden: bool = False
+    """Whether the command line names files too."""
     documents: dict[str, Document] = field(default_factory=dict)
 
     def find(self, name: str) -> Path | None:
@@ -94,6 +99,7 @@ def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Com
         raise missing_config(config, library)
     reading = _Reading(library, path, "" if is_path(config) else config.rpartition("/")[0])
     values, lines = _rewrite(overrides, library)
+    reading.is_overridden = len(lines) > len(values)
     provenance = Provenance(str(path))
     try:
         with _hydra(reading) as loader:
@@ -106,6 +112,9 @@ def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Com
             for override in values:
                 provenance.add_override(override.key_or_group, override.value())
             tree = compose(PRIMARY, lines)
+            if oversized := oversized_reference(OmegaConf.to_container(tree, resolve=False)):
+                key, message = oversized
+                raise ConfigError(Issue(message, key, provenance.where(key)))
             plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except FAILURES as error:
         raise ConfigError(_issue(error, reading, provenance)) from error
@@ -183,15 +192,18 @@ def _hydra(reading: _Reading) -> Iterator[Any]:
 
 @contextmanager
 def named_callables() -> Iterator[None]:
-    """OmegaConf knows the original design's named callables for as long as a composition is read."""
+    """For as long as a composition is read, OmegaConf knows the original design's named callables, and no environment variables."""
     own = [name for name in NAMED_CALLABLES if not OmegaConf.has_resolver(name)]
     for name in own:
         OmegaConf.register_new_resolver(name, NAMED_CALLABLES[name])
+    knew_environment = OmegaConf.clear_resolver(ENVIRONMENT)
     try:
         yield
     finally:
         for name in own:
             OmegaConf.clear_resolver(name)
+        if knew_environment:
+            OmegaConf.register_new_resolver(ENVIRONMENT, read_environment, replace=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- overrides
@@ -228,7 +240,7 @@ def _rewrite_one(text: str, library: Library) -> tuple[str, Override | None]:
         _parse(line, text)
         return line, None
     if package:
-        raise ConfigError(Issue(f"{text!r}: no group {group!r}{did_you_mean(group, library.groups())}", where=COMMAND_LINE))
+        raise ConfigError(Issue(f"{text!r}: no group {group!r}{did_you_mean(group, library.groups())}{library.absent}", where=COMMAND_LINE))
     line = f"{'~' if match['prefix'] == '~' else '++'}{match['key']}{value}"
     parsed = _parse(line, text)
     return line, None if parsed.is_delete() else parsed
@@ -249,10 +261,10 @@ def _parse(line: str, text: str) -> Override:
 
 
 def _issue(error: BaseException, reading: _Reading, provenance: Provenance) -> Issue:
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         return _missing_default(str(error.missing_cfg_file), reading)
     if isinstance(error, RecursionError):
-        return Issue("its defaults lead back to itself", where=str(reading.path))
+        return Issue("its defaults lead back to itself", where=_where_defaults(reading))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         return _value_issue(cause, reading, provenance)
@@ -264,9 +276,18 @@ def _issue(error: BaseException, reading: _Reading, provenance: Provenance) -> I
         key = replacing["key"]
         return Issue(f"{reading.path.name} has no such default, and nothing to replace; to add one, write +{key}=NAME", key, COMMAND_LINE)
     if isinstance(error, AssertionError | TypeError):
-        return Issue(f"a default, or an override of one, is no name: {error or 'see --debug'}", where=str(reading.path))
+        return Issue(f"a default, or an override of one, is no name: {error or 'see --debug'}", where=_where_defaults(reading))
+    if isinstance(error, OSError):  # a name that is too long to be a file's
+        return Issue(f"a default cannot be looked up: {error.strerror}", where=_where_defaults(reading))
     hint = "; to replace it, write `override GROUP@KEY: NAME`" if "more than once" in str(error) else ""
-    return Issue(" ".join(str(error).split()) + hint, where=str(reading.path))
+    said = " ".join(str(error).replace(f"defined in {PRIMARY}", "among its defaults").split())
+    return Issue(said + hint, where=_where_defaults(reading))
+
+
+def _where_defaults(reading: _Reading) -> str:
+    """Where the primary file names others; the file, where it names none."""
+    primary = reading.documents.get(PRIMARY)
+    return primary.where("defaults") if primary else str(reading.path)
 
 
 def _value_issue(cause: OmegaConfBaseException, reading: _Reading, provenance: Provenance) -> Issue:
@@ -275,6 +296,9 @@ def _value_issue(cause: OmegaConfBaseException, reading: _Reading, provenance: P
     message = str(cause.msg or cause).split("\n")[0]
     if resolver := UNKNOWN_RESOLVER.fullmatch(message):
         message = f"there is no ${{{resolver[1]}:...}}{did_you_mean(resolver[1], NAMED_CALLABLES)}"
+        if resolver[1] == ENVIRONMENT:
+            message = f"${{{ENVIRONMENT}:...}}: files read no environment variables, which may differ from process to process and hold "
+            message += 'secrets; where your shell reads them, on the command line, write KEY="$NAME"'
     if isinstance(cause, GrammarParseError):
         message = f'`${{...}}` cannot be read: {message}; an argument with signs in it is quoted, such as ${{moe_freq:"[0]*1+[1]*3"}}'
     written = (document.where(key) for document in reading.documents.values() if key in document.lines)
@@ -284,5 +308,9 @@ def _value_issue(cause: OmegaConfBaseException, reading: _Reading, provenance: P
 def _missing_default(name: str, reading: _Reading) -> Issue:
     """A name in some file's defaults, or on the command line, that no folder has."""
     group, _, option = name.rpartition("/")
-    message = missing_default(group, option, reading.library)
-    return Issue(message, where=writer_of_default(group, option, reading.documents) or COMMAND_LINE)
+    if reading.library.find(name) == reading.path.resolve():
+        message = f"{name!r} is this file itself"
+    else:
+        message = missing_default(group, option, reading.library) + reading.library.absent
+    unnamed = COMMAND_LINE if reading.is_overridden else _where_defaults(reading)
+    return Issue(message, where=writer_of_default(group, option, reading.documents) or unnamed)

@@ -48,7 +48,7 @@ def _canonical_name(name: str) -> str:
 
 def missing_default(group: str, option: str, library: Library) -> str:
     """What to say of a name that no folder has."""
-    if not group and library.is_group(option):
+    if not group and option and library.is_group(option):
         return f"{option!r} is a group of files: write `{option}@model.SLOT: NAME`{did_you_mean('', library.options(option))}"
     if not group:
         return f"no YAML file {option!r}{did_you_mean(option, library.names())}"

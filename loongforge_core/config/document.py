@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ __all__ = ["Document", "read_document"]
 
 STRING = "tag:yaml.org,2002:str"
 MERGE = "tag:yaml.org,2002:merge"
+LARGEST = 2**20
+"""Bytes of a file."""
+MOST_VALUES = 10_000
+MOST_REFERENCES = 50
+"""In one value: OmegaConf's parser needs seconds for some hundreds inside each other."""
 VALUES = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
 
@@ -26,6 +31,13 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError) as error:  # a number that Python refuses, or `!!int`, `!!bool` before what is none
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"this cannot be read as {kind}: {error}", node.start_mark) from error
 
 
 _Loader.add_implicit_resolver(
@@ -67,22 +79,23 @@ def read_document(path: Path) -> Document:
             return Document(path, text, {}, {})
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(Issue("expected a mapping of keys to values", where=f"{path}:{node.start_mark.line + 1}"))
-        issues: list[Issue] = []
-        lines = dict(_keys(node, "", path, issues))
-        if issues:
-            raise ConfigError(issues)
+        walk = _Walk(path)
+        lines = dict(_keys(node, "", walk))
+        if walk.issues:
+            raise ConfigError(walk.issues)
         return Document(path, text, loader.construct_document(node), lines)
     except yaml.YAMLError as error:
         raise ConfigError(_yaml_issue(error, path, text)) from error
-    except ValueError as error:  # a number that Python refuses
-        raise ConfigError(Issue(f"not YAML: {error}", where=str(path))) from error
     except RecursionError as error:
         raise ConfigError(Issue("nested too deeply", where=str(path))) from error
 
 
 def _read_text(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(Issue(f"larger than {LARGEST} bytes: this is no configuration", where=str(path)))
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
@@ -104,37 +117,61 @@ def _yaml_issue(error: yaml.YAMLError, path: Path, text: str) -> Issue:
     return Issue(f"not YAML: {error}", where=str(path))
 
 
-def _keys(node: yaml.Node, prefix: str, path: Path, issues: list[Issue]) -> Iterator[tuple[str, int]]:
+@dataclass
+class _Walk:
+    """Through the nodes of one file, aliases as often as they are written."""
+
+    path: Path
+    issues: list[Issue] = field(default_factory=list)
+    num_values: int = 0
+
+    def enter(self, node: yaml.Node, key: str) -> None:
+        """Raises ConfigError where there are too many, which a few lines of aliases of aliases can come to."""
+        self.num_values += 1
+        if self.num_values > MOST_VALUES:
+            said = f"more than {MOST_VALUES} values, counted as often as aliases repeat them"
+            raise ConfigError(Issue(said, key.partition(".")[0], self.where(node)))
+
+    def add(self, message: str, key: str, node: yaml.Node) -> None:
+        self.issues.append(Issue(message, key, self.where(node)))
+
+    def where(self, node: yaml.Node) -> str:
+        return f"{self.path}:{node.start_mark.line + 1}"
+
+
+def _keys(node: yaml.Node, prefix: str, walk: _Walk) -> Iterator[tuple[str, int]]:
     """Every dotted key under `node` with its line; what a merge (`<<`) brings in comes first, so that keys beside it win."""
-    where = f"{path}:{node.start_mark.line + 1}"
+    walk.enter(node, prefix)
     if node.tag not in VALUES:
-        issues.append(Issue(f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not read", prefix.rstrip("."), where))
+        walk.add(f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not read", prefix.rstrip("."), node)
+    if isinstance(node, yaml.ScalarNode) and node.value.count("${") > MOST_REFERENCES:
+        walk.add(f"more than {MOST_REFERENCES} references (`${{...}}`) in one value", prefix.rstrip("."), node)
     if isinstance(node, yaml.SequenceNode):
         for index, element in enumerate(node.value):
             yield f"{prefix}{index}", element.start_mark.line + 1
-            yield from _keys(element, f"{prefix}{index}.", path, issues)
+            yield from _keys(element, f"{prefix}{index}.", walk)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.tag == MERGE:
                 for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    yield from _keys(merged, prefix, path, issues)
-        yield from _own_keys(node, prefix, path, issues)
+                    yield from _keys(merged, prefix, walk)
+        yield from _own_keys(node, prefix, walk)
 
 
-def _own_keys(node: yaml.MappingNode, prefix: str, path: Path, issues: list[Issue]) -> Iterator[tuple[str, int]]:
+def _own_keys(node: yaml.MappingNode, prefix: str, walk: _Walk) -> Iterator[tuple[str, int]]:
     first: dict[str, int] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
         if key.tag == MERGE:
             continue
         if key.tag != STRING:
-            issues.append(Issue(f"the key {getattr(key, 'value', key.tag)} is not text: quote it", prefix.rstrip("."), f"{path}:{line}"))
+            walk.add(f"the key {getattr(key, 'value', key.tag)} is not text: quote it", prefix.rstrip("."), key)
             continue
         if "." in key.value and not prefix.startswith("defaults."):
             section, _, rest = key.value.partition(".")
-            issues.append(Issue(f"a key has no dots: write {section}: {{{rest}: ...}}", f"{prefix}{key.value}", f"{path}:{line}"))
+            walk.add(f"a key has no dots: write {section}: {{{rest}: ...}}", f"{prefix}{key.value}", key)
         if key.value in first:
-            issues.append(Issue(f"this key is there twice, first in line {first[key.value]}", f"{prefix}{key.value}", f"{path}:{line}"))
+            walk.add(f"this key is there twice, first in line {first[key.value]}", f"{prefix}{key.value}", key)
         first.setdefault(key.value, line)
         yield f"{prefix}{key.value}", line
-        yield from _keys(value, f"{prefix}{key.value}.", path, issues)
+        yield from _keys(value, f"{prefix}{key.value}.", walk)

@@ -33,9 +33,16 @@ class Library:
 
     user_folders: tuple[Path, ...]
     published: tuple[ConfigFolder, ...]
+    left_out: tuple[str, ...] = ()
+    """What to say of plugins that are installed and whose folders are not among these."""
+
+    @property
+    def absent(self) -> str:
+        """What follows a message about a name that is not there."""
+        return "".join(f"; {said}" for said in self.left_out)
 
     @staticmethod
-    def of(config: str, published: Sequence[ConfigFolder], config_dirs: Sequence[Path] = ()) -> Library:
+    def of(config: str, published: Sequence[ConfigFolder], config_dirs: Sequence[Path] = (), *, left_out: tuple[str, ...] = ()) -> Library:
         """What `config`, a path or a name, can draw on.
 
         The folder of the file; `models/` under its nearest parent named `configs`; the working directory's `configs/models`;
@@ -47,7 +54,7 @@ class Library:
             folders.append(home)
             folders += [parent / "models" for parent in (home, *home.parents) if parent.name == "configs"][:1]
         folders += [Path.cwd() / "configs" / "models", *(Path(folder).resolve() for folder in config_dirs)]
-        return Library(tuple(dict.fromkeys(folder for folder in folders if folder.is_dir())), tuple(published))
+        return Library(tuple(dict.fromkeys(folder for folder in folders if folder.is_dir())), tuple(published), left_out)
 
     def find(self, name: str, *, besides: Path | None = None) -> Path | None:
         """The file of this name, or None. Raises ConfigError where two plugins publish it and the user has none."""
@@ -75,7 +82,7 @@ class Library:
 
     def names(self) -> list[str]:
         """Names of all compositions."""
-        published = [file.name for file in published_files(self.published) if fills_slots(read_document(file.path))]
+        published = [file.name for file in published_files(self.published) if _is_composition(file.path)]
         own = [path.stem for folder in self.user_folders for path in folder.glob("*.yaml")]
         return sorted({*published, *own})
 
@@ -96,7 +103,8 @@ def missing_config(config: str, library: Library) -> ConfigError:
         return ConfigError(Issue(f"no such file{did_you_mean(config, near)}", where=config))
     if Path(f"{config}.yaml").is_file():
         return ConfigError(f"no composition {config!r} is installed; did you mean the file {config}.yaml?")
-    return ConfigError(f"no composition {config!r} is installed, and it is no path to a .yaml file{did_you_mean(config, library.names())}")
+    hint = did_you_mean(config, library.names()) + library.absent
+    return ConfigError(f"no composition {config!r} is installed, and it is no path to a .yaml file{hint}")
 
 
 def canonical_group(group: str) -> str:
@@ -129,6 +137,13 @@ def published_files(folders: Sequence[ConfigFolder]) -> Iterator[PublishedFile]:
     for folder in folders:
         for path in sorted(folder.path.rglob("*.yaml")):
             yield PublishedFile(path.relative_to(folder.path).with_suffix("").as_posix(), path, folder.origin)
+
+
+def _is_composition(path: Path) -> bool:
+    try:
+        return fills_slots(read_document(path))
+    except ConfigError:  # `list` says what is wrong with it
+        return False
 
 
 def _file(folder: Path, name: str) -> Path | None:

@@ -18,6 +18,7 @@ __all__ = ["check_neighbours", "installed", "width_between"]
 def check_neighbours(sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings) -> None:
     """Notes what does not fit. `sections` has all slots, `slots` those that are right by themselves."""
     _check_encoded_once(sections, slots, findings)
+    _check_encodes(slots, findings)
     for name in sections:
         _check_slot(name, sections, slots, registry, findings)
 
@@ -47,6 +48,15 @@ def _check_encoded_once(sections: Mapping[str, Any], slots: Mapping[str, Slot], 
                 way_out = "leave it out here" if taken[modality] == name else f"leave it out here, or take {taken[modality]} out"
                 findings.add(f"model.{name}.also_encodes", f"{modality} is encoded by {taken[modality]} already; {way_out}")
             taken.setdefault(modality, name)
+
+
+def _check_encodes(slots: Mapping[str, Slot], findings: Findings) -> None:
+    """Of a component that takes several modalities, whether its settings are of an encoder for those that it is to encode."""
+    for name, slot in slots.items():
+        encodes = slot.config.encodes if isinstance(slot.config, EncoderConfig) else ()
+        for modality in (slot_modality(name), *slot.settings.also_encodes) if encodes else ():
+            if modality not in encodes and modality in slot.spec.modalities:
+                findings.add(f"model.{name}", f"with these settings {slot.spec.name} encodes {', '.join(encodes)}, not {modality}")
 
 
 def _check_slot(name: str, sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings) -> None:

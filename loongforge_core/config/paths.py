@@ -10,13 +10,14 @@ from pathlib import Path
 
 from loongforge_core.config.composition import Slot
 from loongforge_core.config.sentences import Findings
-from loongforge_core.config.settings import DataSettings, RunSettings
+from loongforge_core.config.settings import DataSettings, RunSettings, WeightedFiles
 from loongforge_core.errors import PluginError, near_match
 from loongforge_core.registry.registry import PACKAGE_SCHEME, Registry
 
 __all__ = ["locate_run", "locate_slots"]
 
-
+MOST_HINTS = 50
+"""Near names are looked for in a folder, which for thousands of missing files takes long and helps nobody."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 """One of these is what transformers' `AutoTokenizer` needs."""
 
@@ -28,13 +29,11 @@ def locate_run(run: RunSettings, registry: Registry, findings: Findings) -> RunS
     if run.tokenizer is not None:
         tokenizer = _located(run.tokenizer, "tokenizer", "folder", registry, findings)
         _check_content(tokenizer, "tokenizer", [TOKENIZER_FILES], findings)
-    paths = [data.path] if isinstance(data.path, str) else data.path or []
-    found = [_located(path, "data.path", _kind(path, data), registry, findings) for path in paths]
+    path = _located_data(data, registry, findings)
     eval_path = data.eval_path
     if eval_path is not None:
         eval_path = _located(eval_path, "data.eval_path", _kind(eval_path, data), registry, findings)
     _check_output(run, findings)
-    path = found[0] if isinstance(data.path, str) else found if data.path is not None else None
     return run.model_copy(update={"tokenizer": tokenizer, "data": data.model_copy(update={"path": path, "eval_path": eval_path})})
 
 
@@ -49,12 +48,29 @@ def locate_slots(slots: Mapping[str, Slot], registry: Registry, findings: Findin
     return located
 
 
+def _located_data(data: DataSettings, registry: Registry, findings: Findings) -> str | list[str | WeightedFiles] | None:
+    """`data.path`, in the form in which it is written."""
+
+    def located(path: str, key: str) -> str:
+        return _located(path, key, _kind(path, data), registry, findings)
+
+    if data.path is None or isinstance(data.path, str):
+        return None if data.path is None else located(data.path, "data.path")
+    files: list[str | WeightedFiles] = []
+    for number, source in enumerate(data.path):
+        if isinstance(source, str):
+            files.append(located(source, "data.path"))
+        else:
+            found = [located(path, f"data.path.{number}.path") for path in source.paths]
+            files.append(source.model_copy(update={"path": found[0] if isinstance(source.path, str) else found}))
+    return files
+
+
 def _kind(path: str, data: DataSettings) -> str:
     """Data that a plugin will write need not be there yet: whatever lies in the folder of the first data file."""
-    if data.prepare is None or not data.path:
+    if data.prepare is None or not data.paths:
         return "file"
-    first = data.path if isinstance(data.path, str) else data.path[0]
-    return "any" if Path(path).parent == Path(first).parent else "file"
+    return "any" if Path(path).parent == Path(data.paths[0]).parent else "file"
 
 
 def _located(given: str, key: str, kind: str, registry: Registry, findings: Findings) -> str:
@@ -67,7 +83,8 @@ def _located(given: str, key: str, kind: str, registry: Registry, findings: Find
             return given
     exists = {"file": os.path.isfile(path), "folder": os.path.isdir(path), "any": True}[kind]
     if not exists:
-        findings.add(key, f"missing {kind} {given!r}{_hint(path, kind, findings.provenance.where(key))}")
+        hint = _hint(path, kind, findings.provenance.where(key)) if len(findings.issues) < MOST_HINTS else ""
+        findings.add(key, f"missing {kind} {given!r}{hint}")
     return path
 
 

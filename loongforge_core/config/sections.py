@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from loongforge_core.config.composition import Slot
 from loongforge_core.config.sentences import Findings, validated
-from loongforge_core.config.settings import EncoderLayout, RunSettings
+from loongforge_core.config.settings import EncoderLayout, RunSettings, TrainSettings
 from loongforge_core.config.slot_names import encoder_slot, slot_kind, slot_modality
 from loongforge_core.errors import PluginError, did_you_mean
 from loongforge_core.registry.registry import Registry
@@ -23,6 +23,7 @@ def check_run(
 ) -> RunSettings:
     """What the keys of `tree`, all but `model`, come to; what is wrong is noted, and has its default."""
     run = _settings(dict(tree), sections, slots, findings)
+    _check_saving(run.train, findings)
     if run.data.prepare is not None:
         _check_prepare(run, registry, findings)
     augment = {
@@ -121,6 +122,23 @@ def _augmentation(
         return dict(settings)
     augmentation: BaseModel | None = validated(augment_config, settings, key, findings)
     return augmentation.model_dump(mode="json") if augmentation else dict(settings)
+
+
+def _check_saving(train: TrainSettings, findings: Findings) -> None:
+    retained, interval = train.save_retain_interval, train.save_interval
+    if not retained:
+        return
+    message = ""
+    if not interval:
+        message = "but train.save_interval is 0: nothing is saved before the end; set that too"
+    elif retained % interval:
+        below = retained // interval * interval
+        near = f"{below} or {below + interval}" if below else f"{interval}"
+        message = f"which is no multiple of train.save_interval ({interval}); nearest valid: {near}"
+    elif not train.keep_checkpoints:
+        message = "but train.keep_checkpoints is 0: all checkpoints are kept; leave this out, or set that too"
+    if message:
+        findings.add("train.save_retain_interval", f"got {retained}, {message}")
 
 
 def _check_prepare(run: RunSettings, registry: Registry, findings: Findings) -> None:

@@ -193,12 +193,13 @@ def _description(model: type[BaseModel], location: tuple[str, ...]) -> str:
 
 
 def _model_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel] | None:
-    """The model that the fields at `location` belong to; a part of it may be the value that tells the forms of a union apart."""
+    """The model that the fields at `location` belong to; a part of it may be the value that tells the forms of a union apart, or a place in
+    a list."""
     forms = [model]
     for part in location:
         owners = [form for form in forms if part in form.model_fields]
         chosen = [form for form in forms if any(field.default == part for field in form.model_fields.values())]
-        forms = _models_in(owners[0].model_fields[part].annotation) if owners else chosen
+        forms = _models_in(owners[0].model_fields[part].annotation) if owners else chosen or forms
     return forms[0] if forms else None
 
 

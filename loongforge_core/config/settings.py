@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 __all__ = [
     "Backend",
@@ -19,6 +19,7 @@ __all__ = [
     "Settings",
     "SlotSettings",
     "TrainSettings",
+    "WeightedFiles",
 ]
 
 
@@ -115,22 +116,60 @@ class TrainSettings(Settings):
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that are computed again in the backward pass to save memory."""
     seed: int = Field(1, ge=0)
+    start_from: str | None = None
+    """The folder of another run of the same model, or one of its checkpoints: this run begins with its weights, whatever its settings were,
+    and not with `pretrained` folders."""
     save_interval: int = Field(0, ge=0)
     """Steps between checkpoints; 0: only at the end."""
+    max_skipped_steps: int = Field(3, ge=0)
+    """Steps in a row that are skipped, with nothing learned, because their loss or gradient is not finite; one more stops the run."""
+    eval_interval: int = Field(0, ge=0)
+    """Steps between evaluations on `data.eval_path`, each a line of evaluations.jsonl; the checkpoint of the best is kept. 0: only at the
+    end."""
     keep_checkpoints: int = Field(0, ge=0)
     """Newest checkpoints that are kept; older ones are deleted after each save. 0: all are kept."""
+    save_retain_interval: int = Field(0, ge=0)
+    """With `keep_checkpoints`: steps between checkpoints that are kept for ever; a multiple of `save_interval`. 0: none are."""
     log_interval: PositiveInt = 10
     """Steps between lines of progress where no terminal shows a bar; metrics.jsonl has every step."""
     export_hf: bool = False
     """Also write `<output_dir>/hf` at the end."""
 
 
+def at_least_one(path: Any) -> Any:
+    if path == []:
+        raise ValueError("got an empty list, expected at least one file")
+    return path
+
+
+class WeightedFiles(Settings):
+    """One of several sources of training samples."""
+
+    path: str | list[str]
+    """A file or several, gone through together, epoch after epoch."""
+    weight: float = Field(gt=0)
+    """This source's share of a run's samples, in proportion to the weights of the others."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _check_files(cls, path: Any) -> Any:
+        return at_least_one(path)
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else self.path
+
+
 class DataSettings(Settings):
     """The training data, and what the run is evaluated on."""
 
     type: Literal["conversations"] = "conversations"
-    path: str | list[str] | None = None
-    """JSON lines with `messages` and a column of paths per modality; a file or several."""
+    path: str | list[str | WeightedFiles] | None = None
+    """JSON lines with `messages` and a column of paths per modality: a file; a list of files, which are one data set; or a list of
+    `{path: ..., weight: ...}`, whose samples are mixed by weight."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a line that cannot be used does: bad JSON, a missing image, more tokens than `train.seq_length`. `skip` takes another line of
+    the same source in its place, and lists it in `<output_dir>/skipped_lines.jsonl`."""
     prepare: str | None = None
     """A data set of an installed plugin (`loongforge list`) that is written into the folder of `path` when it is not there yet."""
     eval_path: str | None = None
@@ -144,9 +183,37 @@ class DataSettings(Settings):
     augment: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Distortion of training items by modality; the keys are the processor's (`loongforge show ENCODER`)."""
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _check_form(cls, path: Any) -> Any:
+        """The slips that pydantic, which knows each form by itself, would describe as something else."""
+        if isinstance(path, dict):
+            raise ValueError("got a mapping; files that are mixed by weight are a list: [{path: a.jsonl, weight: 0.7}, ...]")
+        if isinstance(path, list) and len({isinstance(entry, dict) for entry in path}) == 2:
+            raise ValueError("some entries have a weight and some have none; write all as {path: a.jsonl, weight: 0.7}, or all as files")
+        return at_least_one(path)
+
+    @property
+    def sources(self) -> list[WeightedFiles]:
+        """The files of `path` that are gone through together, each with its weight."""
+        if self.path is None:
+            return []
+        files = [self.path] if isinstance(self.path, str) else self.path
+        weighted = [source for source in files if isinstance(source, WeightedFiles)]
+        return weighted or [WeightedFiles(path=[file for file in files if isinstance(file, str)], weight=1.0)]
+
+    @property
+    def paths(self) -> list[str]:
+        """All training files, in their order."""
+        return [path for source in self.sources for path in source.paths]
+
 
 class EvaluationSettings(Settings):
-    """How questions are answered."""
+    """How questions are answered, and which of several evaluations is the best."""
+
+    best_by: Literal["exact_match", "loss"] = "exact_match"
+    """With `train.eval_interval`: by the share of right answers, and among equals by the loss; or by the loss alone: then no question is
+    answered before the end, which saves most of the time."""
 
     batch_size: PositiveInt = 64
     max_new_tokens: PositiveInt = 32

@@ -34,6 +34,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         items={modality: _items([item for sample in samples for item in sample.items.get(modality, ())]) for modality in modalities},
         placements={modality: _placement(samples, modality) for modality in modalities},
         padding_mask_bs=_padding_mask(list(map(len, samples)), length),
+        names=tuple(sample.where for sample in samples),
     )
 
 
@@ -41,7 +42,7 @@ def collate_packed(samples: Sequence[Sample]) -> Batch:
     """The samples as one micro-batch without padding: one after another in a single row, blind to each other."""
     for sample in samples:
         _check(sample)
-    return replace(collate([_joined(samples)]), lengths=tuple(map(len, samples)))
+    return replace(collate([_joined(samples)]), lengths=tuple(map(len, samples)), names=tuple(sample.where for sample in samples))
 
 
 def _joined(samples: Sequence[Sample]) -> Sample:

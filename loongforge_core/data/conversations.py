@@ -4,17 +4,18 @@
      "images": ["images/0007.png"], "kind": "single_digit"}
 
 A line has `messages`, one column of paths per modality (`images`, `videos`, `audios`, else the modality and an s; relative to
-the file's folder) and optionally `kind`, by which evaluation reports. A tag such as `<image>` stands for the next path of its column, any
-number of them anywhere in a turn. Content may also be a list of parts, `{"type": "text", "text": ...}` and `{"type": "image"}`;
-what a text part says is never read as a tag. Lines are read when they are needed: an open file costs eight bytes a line.
+the file's folder and within it; links are followed, and absolute paths are taken as they are) and optionally `kind`, by which
+evaluation reports. A tag such as `<image>` stands for the next path of its column, any number of them anywhere in a turn. Content may
+also be a list of parts, `{"type": "text", "text": ...}` and `{"type": "image"}`; what a text part says is never read as a tag. Lines are
+read when they are needed (`lines.py`), and what is wrong with one is said then. Text is UTF-8; lines may end as Windows has it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from loongforge_core.data.lines import open_lines
 from loongforge_core.errors import DataError, did_you_mean
 from loongforge_core.strict_json import load_json
 
@@ -80,17 +82,18 @@ class Conversation:
 class ConversationFiles:
     """The lines of one file or several, numbered through."""
 
-    def __init__(self, paths: Sequence[Path], modalities: Sequence[str]) -> None:
-        """Finds where lines begin; reads the first one, so that a file of another kind is noticed at once.
+    def __init__(self, paths: Sequence[Path], modalities: Sequence[str], *, indexes: Path | None = None, check: bool = True) -> None:
+        """Finds where lines begin. `indexes` is a folder for what is kept of large files where it cannot lie beside them.
 
-        Raises DataError for a file that is missing or empty.
+        Raises DataError for a file that is missing or empty and, if asked to `check`, where a file's first line is no conversation, so
+        that a file of another kind is noticed at once.
         """
         self.paths = tuple(paths)
         self.modalities = tuple(modalities)
-        self._lines = [_find_lines(path) for path in self.paths]
-        self._starts = [0, *accumulate(len(offsets) for offsets, _ in self._lines)]
+        self.files = tuple(open_lines(path, elsewhere=indexes) for path in self.paths)
+        self._starts = [0, *accumulate(map(len, self.files))]
         self._ignored: set[str] = set()
-        for start in self._starts[:-1]:
+        for start in self._starts[:-1] if check else ():
             self[start]
 
     def __len__(self) -> int:
@@ -100,20 +103,28 @@ class ConversationFiles:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Conversation:
+        """Raises DataError for what is wrong with the line, and UnreadableFile where that cannot be known."""
+        file, line = self._find(index)
+        path, number = self.locate(index)
+        return self._parse(self.files[file].read(line), folder=path.parent, where=f"{path}:{number}")
+
+    def locate(self, index: int) -> tuple[Path, int]:
+        """The file, and which line of it this is, as editors count."""
+        file, line = self._find(index)
+        return self.paths[file], self.files[file].number(line)
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """Which file, and which of its lines that are not blank."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         file = bisect_right(self._starts, index) - 1
-        path, (offsets, numbers) = self.paths[file], self._lines[file]
-        line = index - self._starts[file]
-        with path.open("rb") as stream:
-            stream.seek(offsets[line])
-            content = stream.readline()
-        return self._parse(content, folder=path.parent, where=f"{path}:{numbers[line]}")
+        return file, index - self._starts[file]
 
     def _parse(self, content: bytes, *, folder: Path, where: str) -> Conversation:
         try:
-            data = load_json(content)
-        except ValueError as error:
+            data = load_json(content.decode("utf-8-sig"))  # files that begin with a mark may have been joined
+            refuse_half_characters(data, content)
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: expected a JSON object in one line, but this cannot be read as one: {error}") from error
         if not isinstance(data, dict):
             raise DataError(f"{where}: expected a JSON object with `messages`, got {_shown(data)}")
@@ -178,7 +189,7 @@ def parse_question(text: str, items: Mapping[str, Sequence[Path]], modalities: S
         if modality not in modalities:
             raise DataError(f"{where}: this composition has no {modality} encoder{did_you_mean(modality, modalities)}")
     turns = [{"role": "user", "content": text}, {"role": "assistant", "content": ""}]
-    columns = {column(modality): [str(path) for path in paths] for modality, paths in items.items()}
+    columns = {column(modality): [str(path.absolute()) for path in paths] for modality, paths in items.items()}
     return parse_conversation({"messages": turns, **columns}, modalities, folder=Path(), where=where).prompt()
 
 
@@ -189,22 +200,10 @@ class _Tag:
     modality: str
 
 
-def _find_lines(path: Path) -> tuple[array[int], array[int]]:
-    """Byte offset and number of every line that is not blank."""
-    offsets, numbers = array("q"), array("q")
-    position = 0
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    offsets.append(position)
-                    numbers.append(number)
-                position += len(line)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read this data file: {error.strerror}") from error
-    if not offsets:
-        raise DataError(f"{path}: the data file is empty; expected JSON lines with `messages`")
-    return offsets, numbers
+def refuse_half_characters(data: Any, content: bytes) -> None:
+    """JSON can write half of a character, as `\\ud83d` alone, which no tokenizer takes. Raises ValueError."""
+    if b"\\ud" in content.lower():
+        json.dumps(data, ensure_ascii=False).encode()
 
 
 def _refuse_unencoded(data: Mapping[str, Any], modalities: Sequence[str], where: str) -> None:
@@ -221,6 +220,14 @@ def _refuse_unencoded(data: Mapping[str, Any], modalities: Sequence[str], where:
 def _paths(value: Any, modality: str, folder: Path, where: str) -> list[Path]:
     if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
         raise DataError(f"{where}: `{column(modality)}` must be a list of paths, got {_shown(value)}")
+    for path in value:
+        if "://" in path or path.startswith("data:") or "\0" in path:
+            raise DataError(f"{where}: {_shown(path)} in `{column(modality)}` is no path of a file: nothing is fetched, or decoded from it")
+        if not os.path.isabs(path) and os.path.normpath(path).split(os.sep)[0] == os.pardir:
+            raise DataError(
+                f"{where}: {_shown(path)} in `{column(modality)}` leaves the data file's folder, {folder}; what lies elsewhere on this "
+                "machine has an absolute path"
+            )
     return [folder / path for path in value]
 
 

@@ -7,9 +7,11 @@ composition says that an item of this size is in the language model's sequence; 
 from __future__ import annotations
 
 import math
+import stat
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,8 @@ from loongforge_core.model.batch import PLACEHOLDER_ID
 
 __all__ = ["Sample", "SampleMaker"]
 
-CACHED_TEXTS = 4096
-"""Texts whose tokens are kept."""
+CACHED_TOKENS = 2**20
+"""Tokens that are kept, of texts that may come again; each takes 28 bytes, and its text."""
 
 _ItemLayout = tuple[Shape, tuple[tuple[str, Any], ...]]
 """All that an item's tokens and positions depend on: its grid and the processor's details."""
@@ -77,6 +79,7 @@ class SampleMaker:
         self.processors = dict(processors)
         self.vocab_size = composition.foundation.vocab_size
         self._texts: OrderedDict[tuple[object, ...], _Tokens] = OrderedDict()
+        self._num_cached = 0
 
     def sample(self, conversation: Conversation, augmentations: Mapping[str, Augmentation] | None = None) -> Sample:
         """A training sample: the whole conversation, with the loss on the answers.
@@ -126,8 +129,10 @@ class SampleMaker:
         for array in (tokens.token_ids, tokens.labels, tokens.loss_mask, tokens.position_ids):
             array.setflags(write=False)
         self._texts[key] = tokens
-        if len(self._texts) > CACHED_TEXTS:
-            self._texts.popitem(last=False)
+        self._num_cached += len(token_ids)
+        while self._num_cached > CACHED_TOKENS:
+            _, oldest = self._texts.popitem(last=False)
+            self._num_cached -= len(oldest.token_ids)
         return tokens
 
     def _runs(self, modality: str, grid: Shape, details: tuple[tuple[str, Any], ...]) -> Sequence[ItemRun]:
@@ -140,6 +145,7 @@ class SampleMaker:
     def _open(self, reference: ItemReference, where: str, augmentation: Augmentation | None) -> tuple[ProcessedItem, Shape]:
         """The item and how its tokens lie."""
         try:
+            _refuse_device(reference.path)
             item = self.processors[reference.modality](reference.path, augmentation)
             return item, self.composition.item_grid(reference.modality, item.size)
         except DataError as error:
@@ -159,6 +165,16 @@ class SampleMaker:
                 f"{where}: token {token!r} has the id {highest}, but model.foundation.vocab_size is {self.vocab_size}; "
                 f"is {self.template.folder} this model's tokenizer?"
             )
+
+
+def _refuse_device(path: Path) -> None:
+    """What is no file may have no end, or wait for one: `/dev/zero`, a named pipe. Whether it is there at all, its processor says."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path} is neither a file nor a folder, but a device, a pipe or the like")
 
 
 def _without_path(part: str | ItemReference) -> object:

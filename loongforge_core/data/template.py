@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from transformers import AutoTokenizer
 
 from loongforge_core.component import ItemMarkup, ItemRun
 from loongforge_core.data.conversations import Conversation, Message
+from loongforge_core.data.time_limit import time_limit
 from loongforge_core.errors import DataError
 
 __all__ = ["ChatTemplate", "TokenisedText"]
@@ -33,6 +34,8 @@ __all__ = ["ChatTemplate", "TokenisedText"]
 logger = logging.getLogger(__name__)
 
 PROBE = "probe"
+RENDERING_S = 10.0
+"""Longest time for a conversation: they take less than a millisecond."""
 
 Content = str | list[dict[str, str]]
 Purpose = Literal["train", "generate"]
@@ -82,10 +85,13 @@ class ChatTemplate:
         self._placeholder = re.compile("|".join(re.escape(markup.placeholder) for markup in self.markups.values()) or "(?!)")
         self._roles_with_parts: frozenset[str] = frozenset()
         self._left_out: frozenset[str] = frozenset()
-        self._probe_roles()
-        self._written_by_template = frozenset(filter(self._writes_placeholder, self.markups))
-        self.stop_token_ids = self._stop_token_ids()
-        """Tokens that end an answer."""
+        try:
+            self._probe_roles()
+            self._written_by_template = frozenset(filter(self._writes_placeholder, self.markups))
+            self.stop_token_ids = self._stop_token_ids()
+            """Tokens that end an answer."""
+        except TemplateError as error:
+            raise DataError(f"the chat template of {folder} cannot write a question and its answer: {error}") from error
 
     def _stop_token_ids(self) -> frozenset[int]:
         """The tokenizer's end of sequence, and the special token that the template writes behind an answer."""
@@ -179,8 +185,19 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         chat = [{"role": message.role, "content": self._content(message)} for message in messages]
-        text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
-        return text
+        return self._apply(chat, add_generation_prompt=add_generation_prompt)
+
+    def _apply(self, chat: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        """What transformers' sandbox makes of the template. Raises TemplateError for whatever the template does wrong."""
+        try:
+            with time_limit(RENDERING_S):
+                return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt))
+        except TimeoutError as error:
+            raise DataError(f"the chat template of {self.folder} does not come to an end: {error}") from error
+        except TemplateError:
+            raise
+        except Exception as error:  # templates fail in any way that Python code can
+            raise TemplateError(f"{type(error).__name__}: {error}") from error
 
     def _content(self, message: Message) -> Content:
         if message.role not in self._roles_with_parts:
@@ -219,17 +236,16 @@ class ChatTemplate:
         if "user" not in self._roles_with_parts:
             return False
         chat = [{"role": "user", "content": [{"type": modality}, {"type": "text", "text": PROBE}]}]
-        text = self._try(lambda: str(self.tokenizer.apply_chat_template(chat, tokenize=False)))
+        text = self._try(partial(self._apply, chat))
         return text is not None and text.count(self.markups[modality].placeholder) == 1
 
     @staticmethod
-    def _try(render: Any) -> str | None:
-        """None where the template does not take it; templates fail in any way that Python code can."""
+    def _try(render: Callable[[], str]) -> str | None:
+        """None where the template does not take it."""
         try:
-            text: str = render()
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
+            return render()
+        except TemplateError:
             return None
-        return text
 
     def _add_placeholders(self) -> None:
         """Makes every placeholder one token, in memory: its id never reaches the model, which sees PLACEHOLDER_ID."""
@@ -247,7 +263,7 @@ def _load(folder: Path) -> Any:
         raise DataError(f"{folder}: no such folder; `tokenizer` must name a folder with a Hugging Face tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files raise anything, `Exception` itself included
         raise DataError(f"{folder}: cannot load a Hugging Face tokenizer from here: {error}") from error
     if not tokenizer.is_fast:
         raise DataError(f"{folder}: {type(tokenizer).__name__} cannot say where its tokens stand in the text; expected a `tokenizer.json`")

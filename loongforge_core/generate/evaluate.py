@@ -16,9 +16,17 @@ from torch import distributed
 
 from loongforge_core.data.conversations import Conversation, ConversationFiles, Message
 from loongforge_core.errors import DataError
-from loongforge_core.generate.greedy import GreedyDecoder, groups_of
+from loongforge_core.generate.greedy import GreedyDecoder, groups_of, place_among_replicas
 
-__all__ = ["UNNAMED_KIND", "Prediction", "answer_questions", "exact_match", "open_questions", "write_evaluation"]
+__all__ = [
+    "UNNAMED_KIND",
+    "Prediction",
+    "answer_questions",
+    "exact_match",
+    "open_questions",
+    "replace_text",
+    "write_evaluation",
+]
 
 UNNAMED_KIND = "all"
 """Where lines without a `kind` are counted."""
@@ -54,7 +62,7 @@ def open_questions(path: Path, modalities: Sequence[str]) -> ConversationFiles:
     conversations = ConversationFiles([path], modalities)
     for conversation in conversations:
         for item in conversation.items:
-            if not item.path.exists():  # a folder of frames is a video
+            if not os.path.exists(item.path):  # a folder of frames is a video; False, not an error, for a name too long
                 raise DataError(f"{conversation.where}: there is no {item.modality} {item.path}")
     return conversations
 
@@ -71,9 +79,8 @@ def answer_questions(
 
     `progress` is told how many were answered since it was last told, by this replica and, about, by the others.
     """
-    groups = groups_of(decoder.model)
-    replicas = groups.dp
-    rank, size = (replicas.rank(), replicas.size()) if groups.ep.size() == 1 else (0, 1)
+    replicas = groups_of(decoder.model).dp
+    rank, size = place_among_replicas(decoder.model)
     share = range(rank, len(conversations), size)
     ours: list[Prediction] = []
     for window in batches(share, batch_size * WINDOW):
@@ -129,6 +136,7 @@ def batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def replace_text(path: Path, text: str) -> None:
+    """Writes a file, all or nothing."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)

@@ -28,7 +28,7 @@ from loongforge_core.layers.interfaces import Features
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.combination import OmniCombinationModel
 
-__all__ = ["GreedyDecoder", "groups_of"]
+__all__ = ["GreedyDecoder", "device_of", "groups_of", "place_among_replicas"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,13 @@ def groups_of(model: OmniCombinationModel) -> ProcessGroupCollection:
     """The language model's."""
     assert model.foundation is not None
     return model.foundation.context.groups
+
+
+def place_among_replicas(model: OmniCombinationModel) -> tuple[int, int]:
+    """This rank's number among those that share samples, and how many they are; alone where they share experts, for which each would wait
+    until the others come to one."""
+    groups = groups_of(model)
+    return (groups.dp.rank(), groups.dp.size()) if groups.ep.size() == 1 else (0, 1)
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

@@ -36,10 +36,10 @@ CARD_WIDTH, CARD_HEIGHT, ITEM_HEIGHT, MARGIN = 1.7, 2.05, 1.0, 0.1
 ITEMS_SHOWN = 4
 
 
-def draw_loss(metrics: Path, picture: Path, title: str) -> None:
-    """The loss of every step of a `metrics.jsonl`, smoothed over it, and the learning rate behind."""
+def draw_loss(metrics: Path, picture: Path, title: str, *, evaluations: Path | None = None) -> None:
+    """The loss of every step of a `metrics.jsonl`, smoothed over it, the learning rate behind, and the loss of an `evaluations.jsonl`."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line["loss"] is not None]  # a batch without a target token has none
+    lines = [line for line in lines if line["loss"] is not None]  # a batch without a target token has none, nor has a skipped step
     steps = np.array([line["step"] for line in lines])
     loss = np.array([line["loss"] for line in lines])
     figure, axes = canvas(8.0, 4.5)
@@ -53,6 +53,9 @@ def draw_loss(metrics: Path, picture: Path, title: str) -> None:
     axes.patch.set_visible(False)
     axes.plot(steps, loss, color=BLUE, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smoothed(loss), color=BLUE, linewidth=2)
+    held_out = held_out_losses(evaluations) if evaluations and evaluations.exists() else {}
+    if held_out:
+        axes.plot(list(held_out), list(held_out.values()), color=RED, marker="o", markersize=4, linewidth=1)
     if loss.min() > 0 and loss.max() > 10 * loss.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -64,10 +67,19 @@ def draw_loss(metrics: Path, picture: Path, title: str) -> None:
         side.set_visible(False)
     axes.set_position((0.1, 0.12, 0.79, 0.72))
     axes.text(0, 1.12, title, transform=axes.transAxes, fontsize=15, fontweight="bold", color=INK)
-    axes.text(
-        0, 1.05, f"loss {loss[0]:.3g} to {smoothed(loss)[-1]:.3g} in {steps[-1]} steps", transform=axes.transAxes, fontsize=10, color=GREY
-    )
+    said = f"loss {loss[0]:.3g} to {smoothed(loss)[-1]:.3g} in {steps[-1]} steps"
+    axes.text(0, 1.05, said, transform=axes.transAxes, fontsize=10, color=GREY)
+    if held_out:
+        lowest = min(held_out, key=lambda step: held_out[step])
+        said = f"held-out loss, lowest {held_out[lowest]:.3g} after step {lowest}"
+        axes.text(1, 1.05, said, transform=axes.transAxes, fontsize=10, color=RED, ha="right")
     save(figure, picture)
+
+
+def held_out_losses(evaluations: Path) -> dict[int, float]:
+    """By step; without those that are not finite."""
+    lines = [json.loads(line) for line in evaluations.read_text(encoding="utf-8").splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["loss"] is not None}
 
 
 def draw_predictions(

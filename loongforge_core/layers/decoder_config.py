@@ -16,6 +16,16 @@ __all__ = ["DecoderConfig"]
 class DecoderConfig(BackboneConfig):
     """Pre-norm decoder with RMS norms, rotary positions, grouped queries and a gated MLP (SiLU)."""
 
+    tiny = {
+        "num_layers": 3,
+        "hidden_size": 16,
+        "ffn_hidden_size": 24,
+        "num_attention_heads": 4,
+        "num_query_groups": 2,
+        "vocab_size": 265,
+        "init_method_std": 0.1,
+    }
+
     num_layers: PositiveInt
     hidden_size: PositiveInt
     ffn_hidden_size: PositiveInt

@@ -16,6 +16,8 @@ __all__ = ["ExpertDecoderConfig"]
 class ExpertDecoderConfig(DecoderConfig):
     """Some layers have many MLPs in the place of one, and a router that sends each token to a few of them. No token is dropped."""
 
+    tiny = {**DecoderConfig.tiny, "num_moe_experts": 4, "moe_ffn_hidden_size": 8, "moe_router_topk": 2}
+
     num_moe_experts: PositiveInt
     """Experts of a layer, those that every token goes to not counted."""
     moe_ffn_hidden_size: PositiveInt

@@ -32,6 +32,8 @@ class SequenceRouter(TopKRouter):  # type: ignore[misc]
 
     sequences: Tensor | None = None
     """Which tokens, of those on all tensor ranks, belong to which sequence, `[n, b, all s]`; padding belongs to none. The layer sets it."""
+    measured: Tensor | None = None
+    """Sum of this rank's parts of the loss since somebody set it to None: for metrics."""
 
     def routing(self, logits_sbe: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weights and choices of every token's experts, both `[t, e]`, in the words of Megatron's dispatchers."""
@@ -52,7 +54,9 @@ class SequenceRouter(TopKRouter):  # type: ignore[misc]
                 # What the scores alone would choose, as in DeepSeek-V3's report: the bias has its own way of balancing.
                 counted_te = choices_te if self.expert_bias is None else chosen(scores_te.topk(self.topk).indices, scores_te)
                 shares_te = scores_te if by_softmax else scores_te / scores_te.sum(-1, keepdim=True)
-                weights_te = MoEAuxLossAutoScaler.apply(weights_te, self.loss(members_nt, counted_te, shares_te))
+                loss = self.loss(members_nt, counted_te, shares_te)
+                self.measured = loss.detach() if self.measured is None else self.measured + loss.detach()
+                weights_te = MoEAuxLossAutoScaler.apply(weights_te, loss)
             if self.expert_bias is not None:
                 self.local_tokens_per_expert += members_nt.sum(0) @ choices_te.float()
         return weights_te.to(logits_te.dtype), choices_te

@@ -17,6 +17,15 @@ __all__ = ["LatentDecoderConfig"]
 class LatentDecoderConfig(DecoderConfig):
     """Keys and values of all heads are made of one narrow state; a part of each key, the same in all heads, is turned by its position."""
 
+    tiny = {
+        **{name: value for name, value in DecoderConfig.tiny.items() if name != "num_query_groups"},
+        "q_lora_rank": 12,
+        "kv_lora_rank": 8,
+        "qk_head_dim": 8,
+        "qk_pos_emb_head_dim": 4,
+        "v_head_dim": 6,
+    }
+
     q_lora_rank: PositiveInt | None = None
     """Width of the state that queries are made of; default none, they are made of the layer's input."""
     kv_lora_rank: PositiveInt

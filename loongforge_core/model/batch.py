@@ -47,6 +47,8 @@ class Batch:
     """True behind a sample's end; None where no sample is padded."""
     lengths: tuple[int, ...] | None = None
     """Of the samples that share the one row, on the host; None where every sample has a row of its own."""
+    names: tuple[str, ...] = ()
+    """Of the samples, `file:line`, for what is said about them; empty where they have none."""
 
     @property
     def num_samples(self) -> int:
@@ -88,4 +90,5 @@ class Batch:
             },
             padding_mask_bs=None if self.padding_mask_bs is None else self.padding_mask_bs.to(device),
             lengths=self.lengths,
+            names=self.names,
         )

@@ -22,12 +22,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-__all__ = ["Answer", "failure", "fork_ranks"]
+__all__ = ["AGAIN_S", "NOTICES", "Answer", "failure", "fork_ranks"]
+
+NOTICES = (signal.SIGTERM, signal.SIGUSR1)
+"""What a job is told that it is to end by: it may finish what it does. `train/notice.py` says how a run does."""
+AGAIN_S = 5.0
+"""A signal that is sent again later than this shall end everything at once; earlier, it is the same notice on another way."""
 
 SETTLE_S = 0.5
 """A process that dies breaks the connections of others, and their complaints may come before the news of its death."""
 GRACE_S = 2.0
-"""Until a process that does not end is ended without being asked."""
+"""Until a process that does not end with the one that forked it is ended without being asked."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Answer:
     traceback: str = ""
     died: bool = False
     """Its process ended without a word; `traceback` says how."""
+    ended_by: int = 0
+    """The signal that did, if one did."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,24 @@ NOTHING = pickle.dumps(None)
 
 
 def fork_ranks(
-    work: Callable[[int, Path], Any], world_size: int, *, stop: Connection | None = None, timeout_s: float | None = None
+    work: Callable[[int, Path], Any],
+    world_size: int,
+    *,
+    hand_on: Sequence[signal.Signals] = (),
+    stop: Connection | None = None,
+    timeout_s: float | None = None,
 ) -> list[Answer]:
     """Answers of all ranks in their order, or the one of the rank that failed first.
 
     `work` is called in every rank's own process with the rank and a folder that all share; what it prints is not caught. When this
-    returns or raises, all have ended. `stop` becomes readable when nobody waits for the answers any more.
+    returns or raises, all have ended. Signals to `hand_on` go to the ranks: whether these end by them, and how, is their business.
+    `stop` becomes readable when nobody waits for the answers any more.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with TemporaryDirectory(prefix="loongforge-ranks-") as name, lifeline() as line:
-        folder, started = Path(name), dict[Connection, Forked]()
+    folder_of_all = TemporaryDirectory(prefix="loongforge-ranks-")
+    started: dict[Connection, Forked] = {}
+    with folder_of_all as name, lifeline() as line, handing_on(hand_on, started) as handed_on:
+        folder = Path(name)
         try:
             for rank in range(world_size):
                 ours, theirs = Pipe(duplex=False)
@@ -70,9 +85,33 @@ def fork_ranks(
                     run_rank(work, rank, folder, theirs, line)
                 theirs.close()
                 started[ours] = Forked(rank, process)
-            return collect(started, folder, stop, deadline)
+            answers = collect(started, folder, stop, deadline)
+            if answers[0].ended_by in handed_on:
+                sys.exit(128 + answers[0].ended_by)
+            return answers
         finally:
             end(list(started.values()))
+
+
+@contextlib.contextmanager
+def handing_on(numbers: Sequence[signal.Signals], started: Mapping[Connection, Forked]) -> Iterator[Mapping[int, float]]:
+    """Gives signals to the ranks that have been started; which, and when first. One that is sent again after `AGAIN_S` ends everything."""
+    first: dict[int, float] = {}
+
+    def hand_on(number: int, _: Any) -> None:
+        now = time.monotonic()
+        if now - first.setdefault(number, now) > AGAIN_S:
+            sys.exit(128 + number)
+        for forked in list(started.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(forked.process, number)
+
+    before = {number: signal.signal(number, hand_on) for number in numbers}
+    try:
+        yield first
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -87,18 +126,15 @@ def lifeline() -> Iterator[tuple[int, int]]:
 
 
 def end(ranks: Sequence[Forked]) -> None:
-    """Ends them, and what they have started themselves: the process group of each. Gently at first: Python's tracker of shared memory
-    and semaphores, which is one of those, does not mind, and cleans up when it is alone.
+    """Ends them, and what they have started themselves: the process group of each. That gently: Python's tracker of shared memory and
+    semaphores, which is one of those, does not mind, and cleans up when it is alone. A rank itself may have its own use for SIGTERM.
     """
     for forked in ranks:
-        for send in (os.killpg, os.kill):  # a rank may not have made its group yet
+        for send, number in ((os.killpg, signal.SIGTERM), (os.kill, signal.SIGKILL)):  # a rank may not have made its group yet
             with contextlib.suppress(ProcessLookupError):
-                send(forked.process, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+                send(forked.process, number)
     for forked in ranks:
         while not has_ended(forked.process):
-            if time.monotonic() > deadline:
-                os.kill(forked.process, signal.SIGKILL)
             time.sleep(0.005)
 
 
@@ -142,7 +178,8 @@ def receive(pipe: Connection, forked: Forked) -> Answer:
         answer: Answer = pipe.recv()
     except (EOFError, ConnectionResetError):
         status = os.waitstatus_to_exitcode(os.waitpid(forked.process, 0)[1])
-        return Answer(forked.rank, NOTHING, f"its process ended with status {status}{what_it_means(status)}", died=True)
+        said = f"its process ended with status {status}{what_it_means(status)}"
+        return Answer(forked.rank, NOTHING, said, died=True, ended_by=max(0, -status))
     return answer
 
 
@@ -169,7 +206,7 @@ def what_it_means(status: int) -> str:
 def still_running(folder: Path, running: Sequence[Forked]) -> Answer:
     """Where each rank is that has not finished in time, as `faulthandler` writes it on a signal."""
     for forked in running:
-        os.kill(forked.process, signal.SIGUSR1)
+        os.kill(forked.process, signal.SIGUSR2)
     time.sleep(0.5)
     ranks = sorted(forked.rank for forked in running)
     where = "\n".join(f"rank {rank}:\n{stack_file(folder, rank).read_text()}" for rank in ranks)
@@ -187,7 +224,7 @@ def run_rank(work: Callable[[int, Path], Any], rank: int, folder: Path, answers:
     try:
         start_afresh(line, folder)
         stack = stack_file(folder, rank).open("w")
-        faulthandler.register(signal.SIGUSR1, file=stack)
+        faulthandler.register(signal.SIGUSR2, file=stack)
         answer = Answer(rank, pickle.dumps(work(rank, folder)))
     except BaseException as error:
         answer = failure(rank, error)
@@ -203,7 +240,7 @@ def run_rank(work: Callable[[int, Path], Any], rank: int, folder: Path, answers:
 def start_afresh(line: tuple[int, int], folder: Path) -> None:
     """Leaves behind what belongs to the process that forked this one, all but the link to its life."""
     os.setpgid(0, 0)  # what this rank starts ends with it, and an interrupt at the terminal is for the process that forked it
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *NOTICES):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may write to the terminal all the same
     faulthandler.enable(file=2)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from signal import Signals
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -134,10 +135,11 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     return results(answers, world_size)
 
 
-def fork_here(work: Callable[[], T], world_size: int) -> list[T]:
+def fork_here(work: Callable[[], T], world_size: int, *, hand_on: Sequence[Signals] = ()) -> list[T]:
     """Results of `work()` on ranks forked from this very process, which must not have more than one thread.
 
-    They share what it has loaded, its terminal and a default process group. Raises RankError as `run_ranks` does.
+    They share what it has loaded, its terminal and a default process group, and get the signals to `hand_on` that it gets. Raises
+    RankError as `run_ranks` does, and SystemExit where the ranks ended by such a signal.
     """
     load_for_all()
 
@@ -145,7 +147,7 @@ def fork_here(work: Callable[[], T], world_size: int) -> list[T]:
         join(rank, world_size, folder)
         return work()
 
-    return results(fork_ranks(run, world_size), world_size)
+    return results(fork_ranks(run, world_size, hand_on=hand_on), world_size)
 
 
 def join(rank: int, world_size: int, folder: Path) -> None:

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import re
-from collections.abc import Callable, Iterable
+import io
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pluggy
 
-from loongforge_core.component import SUPPORTED_API_VERSIONS, ComponentSpec, DatasetSpec, Kind
+from loongforge_core.component import ComponentSpec, DatasetSpec
 from loongforge_core.registry import hooks
+from loongforge_core.registry.announced import UnsupportedVersion, check_component, check_dataset
+from loongforge_core.registry.distributions import Origin, installed_plugins, package_of
+from loongforge_core.registry.reasons import one_line, reason_of
 
-__all__ = ["BrokenPlugin", "ConfigFolder", "Origin", "Plugin", "check_component", "check_dataset", "config_folder", "discover_plugins"]
+__all__ = [
+    "BrokenPlugin",
+    "ConfigFolder",
+    "Discovered",
+    "LeftOut",
+    "Origin",
+    "Plugin",
+    "Remark",
+    "config_folder",
+    "discover_plugins",
+]
 
-KINDS: tuple[str, ...] = get_args(Kind)
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The installed distribution that something comes from."""
-
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version}".rstrip()
+LONGEST_SAID = 80
+"""Bytes of what a plugin prints that are quoted."""
 
 
 @dataclass(frozen=True)
@@ -70,43 +73,61 @@ class BrokenPlugin:
         return f"{self.distribution} {self.version}".rstrip() + f" is broken: {self.reason}"
 
 
-class UnsupportedVersion(ValueError):
-    """The plugin was written for another version of the component page."""
+@dataclass(frozen=True)
+class LeftOut:
+    """A plugin that was not loaded because it was not wanted."""
+
+    origin: Origin
+    packages: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.origin} is left out (--without)"
 
 
-def discover_plugins() -> tuple[list[Plugin], list[BrokenPlugin]]:
-    """Every installed plugin, in the order of distribution and entry point."""
+@dataclass(frozen=True)
+class Remark:
+    """What a plugin that can be used does and should not."""
+
+    origin: Origin
+    entry_point: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.origin} {self.text}"
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """What is installed, in the order of distribution and entry point."""
+
+    plugins: tuple[Plugin, ...]
+    broken: tuple[BrokenPlugin, ...]
+    left_out: tuple[LeftOut, ...]
+    remarks: tuple[Remark, ...]
+
+
+def discover_plugins(without: Collection[str] = ()) -> Discovered:
+    """Every installed plugin, but for the distributions that shall be left out. Raises PluginError where one of these is no plugin."""
     plugins: list[Plugin] = []
     broken: list[BrokenPlugin] = []
-    for entry_point in sorted(entry_points(group=hooks.ENTRY_POINT_GROUP), key=lambda found: (_origin(found).distribution, found.name)):
-        loaded = _load(entry_point)
-        if isinstance(loaded, Plugin):
-            plugins.append(loaded)
-        else:
-            broken.append(loaded)
-    return plugins, broken
+    remarks: list[Remark] = []
+    wanted, unwanted = installed_plugins(without)
+    for installed in wanted:
+        if installed.damage:
+            broken.append(_damaged(installed.origin, installed.damage))
+        for entry_point in installed.entry_points:
+            loaded = _load(entry_point, installed.origin, remarks)
+            if isinstance(loaded, Plugin):
+                plugins.append(loaded)
+            else:
+                broken.append(loaded)
+    left_out = [LeftOut(plugin.origin, frozenset(map(package_of, plugin.entry_points))) for plugin in unwanted]
+    return Discovered(tuple(plugins), tuple(broken), tuple(left_out), tuple(remarks))
 
 
-def check_component(spec: object) -> ComponentSpec:
-    """The specification itself, or a TypeError or ValueError that says what is wrong with it."""
-    if not isinstance(spec, ComponentSpec):
-        raise TypeError(f"loongforge_components() gave {spec!r}, expected ComponentSpec objects")
-    _check_announcement(spec.name, spec.api_version, {"config": spec.config})
-    if spec.kind not in KINDS:
-        raise ValueError(f"component {spec.name!r} is of kind {spec.kind!r}, expected one of {', '.join(KINDS)}")
-    optional = {"model": spec.model, "weights": spec.weights, "processor": spec.processor}
-    _check_announcement(spec.name, spec.api_version, {part: target for part, target in optional.items() if target})
-    if spec.kind == "encoder" and not spec.modalities:
-        raise ValueError(f"encoder {spec.name!r} names no modality")
-    return spec
-
-
-def check_dataset(spec: object) -> DatasetSpec:
-    """The specification itself, or a TypeError or ValueError that says what is wrong with it."""
-    if not isinstance(spec, DatasetSpec):
-        raise TypeError(f"loongforge_datasets() gave {spec!r}, expected DatasetSpec objects")
-    _check_announcement(spec.name, spec.api_version, {"prepare": spec.prepare})
-    return spec
+def _damaged(origin: Origin, error: Exception) -> BrokenPlugin:
+    reason = f"its entry_points.txt cannot be read: {reason_of(error, origin.distribution)}"
+    return BrokenPlugin(origin.distribution, origin.version, "?", reason, error)
 
 
 def config_folder(package: object) -> Path:
@@ -119,61 +140,85 @@ def config_folder(package: object) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _load(entry_point: EntryPoint) -> Plugin | BrokenPlugin:
-    origin = _origin(entry_point)
+def _load(entry_point: EntryPoint, origin: Origin, remarks: list[Remark]) -> Plugin | BrokenPlugin:
     announced: list[str] = []
-    try:
-        return _announcements(entry_point, origin, announced)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does, short of the user's Ctrl-C
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        reason = str(error) if isinstance(error, UnsupportedVersion) else reason
-        return BrokenPlugin(origin.distribution, origin.version, entry_point.name, reason, error, tuple(announced))
+    had_torch = "torch" in sys.modules
+    with _overheard() as printed:
+        try:
+            loaded: Plugin | BrokenPlugin = _announcements(entry_point, origin, announced)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a stranger's module does, short of the user's Ctrl-C
+            unsupported = isinstance(error, UnsupportedVersion)
+            reason = one_line(error) if unsupported else reason_of(error, origin.distribution)
+            loaded = BrokenPlugin(origin.distribution, origin.version, entry_point.name, reason, error, tuple(announced))
+    if printed.beginning:
+        said = one_line(printed.beginning.decode(errors="replace"))
+        remarks.append(Remark(origin, entry_point.name, f"prints when it is loaded, which is sent to standard error: {said!r}"))
+    if "torch" in sys.modules and not had_torch:
+        why = "imports torch when it is loaded, for which every command waits; only the modules that its specifications name should"
+        remarks.append(Remark(origin, entry_point.name, why))
+    return loaded
+
+
+class _Overheard(io.RawIOBase):
+    """Passes on to standard error, and keeps the beginning."""
+
+    beginning = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        sys.stderr.write(bytes(data).decode(errors="replace"))
+        self.beginning = (self.beginning + bytes(data))[:LONGEST_SAID]
+        return len(data)
+
+
+@contextlib.contextmanager
+def _overheard() -> Iterator[_Overheard]:
+    """Standard output is for results, such as JSON: what a plugin prints meanwhile goes elsewhere."""
+    heard = _Overheard()
+    with contextlib.redirect_stdout(io.TextIOWrapper(heard, encoding="utf-8", write_through=True)):  # type: ignore[type-var]
+        yield heard
 
 
 def _announcements(entry_point: EntryPoint, origin: Origin, announced: list[str]) -> Plugin:
     # A manager of its own per plugin: one that raises in a hook spoils no other's answer.
     manager = pluggy.PluginManager("loongforge")
     manager.add_hookspecs(hooks)
-    manager.register(entry_point.load(), name=entry_point.name)
+    manager.register(_module(entry_point), name=entry_point.name)
     manager.check_pending()
     if not manager.get_hookcallers(manager.get_plugin(entry_point.name)):
         raise TypeError(f"{entry_point.value} implements no hook; decorate one with hookimpl")
     components = _flat(manager.hook.loongforge_components)
+    announced.extend(_names(components))
     datasets = _flat(manager.hook.loongforge_datasets)
-    announced.extend(name for spec in (*components, *datasets) if isinstance(name := getattr(spec, "name", None), str))
+    announced.extend(_names(datasets))
     folders = [ConfigFolder(config_folder(package), origin) for package in _flat(manager.hook.loongforge_config_paths)]
     return Plugin(
         origin=origin,
-        package=entry_point.module.partition(".")[0],
+        package=package_of(entry_point),
         components=tuple(check_component(spec) for spec in components),
         datasets=tuple(check_dataset(spec) for spec in datasets),
         config_folders=tuple(folders),
     )
 
 
-def _flat(hook: Callable[[], list[Any]]) -> list[Any]:
+def _module(entry_point: EntryPoint) -> Any:
+    if not EntryPoint.pattern.match(entry_point.value):
+        raise ValueError(f"the entry point {entry_point.value!r} is no 'package.module'")
+    return entry_point.load()
+
+
+def _flat(hook: Any) -> list[Any]:
     found: list[Any] = []
     for answer in hook():
-        if isinstance(answer, str) or not isinstance(answer, Iterable):
-            raise TypeError(f"a hook gave {answer!r}, expected a list")
+        if isinstance(answer, str | Mapping) or not isinstance(answer, Iterable):
+            raise TypeError(f"{hook.name}() gave {answer!r}, expected a list")
         found.extend(answer)
     return found
 
 
-def _check_announcement(name: str, api_version: int, targets: dict[str, str]) -> None:
-    if api_version not in SUPPORTED_API_VERSIONS:
-        low, high = SUPPORTED_API_VERSIONS[0], SUPPORTED_API_VERSIONS[-1]
-        supported = str(low) if low == high else f"{low} to {high}"
-        raise UnsupportedVersion(f"{name!r} is written for API version {api_version}, this loongforge_core supports {supported}")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name: letters, digits, '.', '_' and '-'")
-    for part, target in targets.items():
-        if not isinstance(target, str) or not TARGET.fullmatch(target):
-            raise ValueError(f"{part} of {name!r} is {target!r}, expected 'package.module:attribute'")
-
-
-def _origin(entry_point: EntryPoint) -> Origin:
-    distribution = entry_point.dist
-    if distribution is None:
-        return Origin(entry_point.module.partition(".")[0], "")
-    return Origin(distribution.name, distribution.version)
+def _names(specs: Iterable[Any]) -> list[str]:
+    return [name for spec in specs if isinstance(name := getattr(spec, "name", None), str)]

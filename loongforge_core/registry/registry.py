@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from loongforge_core.component import SLOT_KEYS, ComponentSpec, DatasetSpec, Kind, Processor
 from loongforge_core.errors import PluginError, did_you_mean
+from loongforge_core.registry.announced import check_component, check_dataset
 from loongforge_core.registry.builtin import BUILTIN_COMPONENTS
 from loongforge_core.registry.discover import (
     BrokenPlugin,
     ConfigFolder,
+    LeftOut,
     Origin,
     Plugin,
-    check_component,
-    check_dataset,
+    Remark,
     config_folder,
     discover_plugins,
 )
+from loongforge_core.registry.reasons import reason_of
 
 __all__ = ["PACKAGE_SCHEME", "Part", "Published", "Registry"]
 
@@ -57,13 +61,20 @@ class Registry:
         self._datasets: list[Published[DatasetSpec]] = []
         self._config_folders: list[ConfigFolder] = []
         self._plugins: list[Plugin] = []
-        self._broken: list[BrokenPlugin] = []
+        self._broken: tuple[BrokenPlugin, ...] = ()
+        self._left_out: tuple[LeftOut, ...] = ()
+        self._remarks: tuple[Remark, ...] = ()
 
     @classmethod
-    def discover(cls) -> Registry:
-        """Everything that the installed plugins announce. A broken plugin is kept in `broken` and disturbs nobody."""
+    def discover(cls, *, without: Collection[str] = ()) -> Registry:
+        """Everything that the installed plugins announce. A broken plugin is kept in `broken` and disturbs nobody.
+
+        Distributions in `without` are not loaded, as if they were not installed. Raises PluginError where one of these is no plugin.
+        """
         registry = cls()
-        registry._plugins, registry._broken = discover_plugins()
+        found = discover_plugins(without)
+        registry._plugins, registry._broken = list(found.plugins), found.broken
+        registry._left_out, registry._remarks = found.left_out, found.remarks
         for plugin in registry._plugins:
             registry._components += [Published(spec, plugin.origin) for spec in plugin.components]
             registry._datasets += [Published(spec, plugin.origin) for spec in plugin.datasets]
@@ -96,7 +107,17 @@ class Registry:
 
     @property
     def broken(self) -> tuple[BrokenPlugin, ...]:
-        return tuple(self._broken)
+        return self._broken
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Plugins that `discover` was told to leave out."""
+        return self._left_out
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """What plugins that can be used do and should not."""
+        return self._remarks
 
     @property
     def config_folders(self) -> tuple[ConfigFolder, ...]:
@@ -141,7 +162,8 @@ class Registry:
         target: str = getattr(spec, part)
         if not target:
             raise PluginError(f"{spec.kind} {spec.name!r} has no {part}")
-        loaded = self._import(target, f"{part} of {spec.kind} {spec.name!r} ({self.origin(spec)})")
+        origin = self.origin(spec)
+        loaded = self._import(target, f"{part} of {spec.kind} {spec.name!r} ({origin})", origin)
         if part == "config":
             self._check_config(spec, loaded)
         if part == "processor" and not (isinstance(loaded, type) and issubclass(loaded, Processor)):
@@ -152,13 +174,16 @@ class Registry:
 
     def load_dataset(self, spec: DatasetSpec) -> Any:
         """Imports the function that writes a data set."""
-        return self._import(spec.prepare, f"data set {spec.name!r} ({self.origin(spec)})")
+        origin = self.origin(spec)
+        return self._import(spec.prepare, f"data set {spec.name!r} ({origin})", origin)
 
     def resource(self, url: str) -> Path:
         """The file or folder that `pkg://package/path` names in the package of an installed plugin."""
         package, _, path = url.removeprefix(PACKAGE_SCHEME).partition("/")
         packages = {plugin.package for plugin in self._plugins}
         if package not in packages:
+            if absent := [plugin for plugin in self._left_out if package in plugin.packages]:
+                raise PluginError(f"{url} is in a plugin that was not loaded: {absent[0]}")
             raise PluginError(f"{url} names no installed plugin's package{did_you_mean(package, packages)}")
         if ".." in path.split("/"):
             raise PluginError(f"{url} leaves its package")
@@ -167,11 +192,11 @@ class Registry:
         return Path(str(files(package).joinpath(path)))
 
     def fingerprint(self) -> str:
-        """One line per plugin and version and per component registered by hand; equal on every rank of a run."""
+        """One line per plugin and version, left out or not, and per component registered by hand; equal on every rank of a run."""
         published: list[Published[Any]] = [*self._components, *self._datasets]
         plugins = {str(origin) for origin in [each.origin for each in published] + [folder.origin for folder in self._config_folders]}
         by_hand = {repr(each.spec) for each in published if each.origin.distribution == SESSION}
-        return "\n".join(sorted(plugins) + sorted(by_hand))
+        return "\n".join([*sorted(plugins), *map(str, self._left_out), *sorted(by_hand)])
 
     def _names(self, kind: Kind) -> list[str]:
         return [published.spec.name for published in self._components if published.spec.kind == kind]
@@ -182,18 +207,27 @@ class Registry:
         suspects = suspects or [broken for broken in self._broken if not broken.announced]
         for broken in suspects:
             message += f"; {broken}" if name in broken.announced else f"; perhaps it is in a plugin that could not be loaded: {broken}"
+        for absent in self._left_out:
+            message += f"; {absent}"
         error = PluginError(message)
-        error.__cause__ = suspects[0].exception if suspects else None
+        exceptions = [broken.exception for broken in suspects]
+        if len(exceptions) > 1:
+            error.__cause__ = BaseExceptionGroup("plugins that could not be loaded", exceptions)
+        elif exceptions:
+            error.__cause__ = exceptions[0]
         return error
 
-    def _import(self, target: str, what: str) -> Any:
+    def _import(self, target: str, what: str, origin: Origin) -> Any:
         module, _, attributes = target.partition(":")
         try:
-            loaded: Any = importlib.import_module(module)
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
+                loaded: Any = importlib.import_module(module)
             for attribute in attributes.split("."):
                 loaded = getattr(loaded, attribute)
-        except (Exception, SystemExit) as error:  # a stranger's module may do anything
-            raise PluginError(f"{what}: {target} could not be imported: {type(error).__name__}: {error}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's module may do anything
+            raise PluginError(f"{what}: {target} could not be imported: {reason_of(error, origin.distribution)}") from error
         return loaded
 
     def _check_config(self, spec: ComponentSpec, loaded: Any) -> None:
@@ -216,9 +250,11 @@ class Registry:
 
 
 def _refuse_duplicates(what: str, origins: list[Origin]) -> None:
+    if len(origins) > 1 and len(set(origins)) == 1:
+        raise PluginError(f"{what} is announced twice by {origins[0]}, which has to be mended there")
     if len(origins) > 1:
         both = " and ".join(str(origin) for origin in origins)
-        raise PluginError(f"{what} is published by {both}: uninstall one of them")
+        raise PluginError(f"{what} is published by {both}: uninstall one of them, or leave one out with --without")
 
 
 def _a(noun: str) -> str:

@@ -86,8 +86,10 @@ def compare(one: Measured, ranks: Sequence[Measured], layout: Layout) -> list[De
     found = [
         *largest(layout, "initial weights", tensor_differences(one.initial, [rank.initial for rank in ranks], layout)),
         *largest(layout, "loss", number_differences(one.losses, [rank.losses for rank in ranks])),
+        *largest(layout, "loss", named_differences(one.losses_by_content, [rank.losses_by_content for rank in ranks])),
         *largest(layout, "gradients", tensor_differences(one.gradients, [rank.gradients for rank in ranks], layout)),
         *largest(layout, "gradient norm", number_differences(one.grad_norms, [rank.grad_norms for rank in ranks])),
+        *largest(layout, "gradient norm", named_differences(one.grad_norms_by_slot, [rank.grad_norms_by_slot for rank in ranks])),
         *largest(layout, "weights", tensor_differences(one.final, [rank.final for rank in ranks], layout, unit=sum(one.learning_rates))),
     ]
     wrong = [str(deviation) for deviation in found if not deviation.size <= TOLERANCES[deviation.what]]
@@ -114,6 +116,17 @@ def number_differences(one: Sequence[float | None], ranks: Sequence[Sequence[flo
                 yield f"step {step}", 0.0 if given is expected else float("inf")
             else:
                 yield f"step {step}", abs(given - expected) / (abs(expected) or 1.0)
+
+
+Named = Sequence[Mapping[str, float | None]]
+"""Of each step: numbers by name."""
+
+
+def named_differences(one: Named, ranks: Sequence[Named]) -> Iterator[tuple[str, float]]:
+    """The same of each name's numbers."""
+    for name in one[0]:
+        theirs = number_differences([step[name] for step in one], [[step[name] for step in rank] for rank in ranks])
+        yield from ((f"{name} in {where}", size) for where, size in theirs)
 
 
 def tensor_differences(

@@ -139,6 +139,7 @@ class Measured:
     losses: tuple[float | None, ...]
     grad_norms: tuple[float | None, ...]
     losses_by_content: tuple[Mapping[str, float | None], ...]
+    """And that of the routers."""
     grad_norms_by_slot: tuple[Mapping[str, float | None], ...]
     learning_rates: tuple[float, ...]
     owned: tuple[Owned, ...]
@@ -163,7 +164,7 @@ def measure_steps(trainer: Trainer, shares: Sequence[Sequence[Batch]]) -> Measur
         final=parts(trainer),
         losses=tuple(result.loss for result in results),
         grad_norms=tuple(result.grad_norm for result in results),
-        losses_by_content=tuple(result.loss_by_content for result in results),
+        losses_by_content=tuple({**result.loss_by_content, "routers": result.router_loss} for result in results),
         grad_norms_by_slot=tuple(result.grad_norm_by_slot for result in results),
         learning_rates=tuple(result.learning_rate for result in results),
         owned=owned_parts(trainer),
@@ -179,9 +180,9 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)
 
-    def step(self) -> Any:
+    def prepare_grads(self) -> Any:
         self.look()
-        return self.optimizer.step()
+        return self.optimizer.prepare_grads()
 
 
 def trainer_in(composition: Composition, layout: Layout) -> Trainer:

@@ -15,7 +15,8 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,25 @@ from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
 from loongforge_core.config.composition import Composition
-from loongforge_core.errors import CheckpointError, LoongForgeError
+from loongforge_core.errors import CheckpointError
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.parallel.repairs import writing_in_this_process
+from loongforge_core.registry.reasons import one_line
+from loongforge_core.train.disk import by_first_rank, for_all, require_writable, why_not, writing
 from loongforge_core.train.record import RECORD_FILE, Record, model_of, read_record, require_model
 from loongforge_core.train.refuse_code import COMMON_FILE, refuse_code
 from loongforge_core.train.step import Trainer
 from loongforge_core.train.stored import load_objects, model_state, optimizer_state, set_steps_of_adam, steps_of_adam
+from loongforge_core.train.summary import parameter_counts
 
 __all__ = [
     "checkpoints",
+    "expected_bytes",
     "find_checkpoint",
     "load_checkpoint",
     "load_model",
     "newest_checkpoint",
+    "prepare_folder",
     "remove_old",
     "remove_unfinished",
     "save_checkpoint",
@@ -50,6 +56,12 @@ __all__ = [
 FOLDER = "checkpoints"
 PREFIX = "step_"
 UNFINISHED = ".writing_"
+
+DAMAGED = (
+    *(OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError),
+    *(AttributeError, ArithmeticError, AssertionError, MemoryError),
+)
+"""What Megatron and torch raise for damaged files: they look for damage where they expect it only."""
 
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:
@@ -83,14 +95,34 @@ def remove_unfinished(output_dir: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_old(output_dir: Path, *, keep: int) -> None:
-    """All but the newest `keep` checkpoints; 0 keeps all. Each becomes invisible at once, as if unfinished, and is then deleted."""
-    for folder in list(checkpoints(output_dir).values())[:-keep] if keep else []:
-        invisible = folder.rename(folder.with_name(f"{UNFINISHED}{folder.name}"))
-        shutil.rmtree(invisible)
+def remove_old(output_dir: Path, *, keep: int, retain_interval: int = 0, spared: Collection[int] = ()) -> None:
+    """All but the newest `keep` checkpoints, those of every `retain_interval` steps and those of the steps `spared`; `keep` 0 keeps all.
+
+    Each becomes invisible at once, as if unfinished, and is then deleted; what cannot be deleted now is tried again at the next save.
+    """
+    for step, folder in list(checkpoints(output_dir).items())[:-keep] if keep else []:
+        if step not in spared and not (retain_interval and step % retain_interval == 0):
+            invisible = folder.rename(folder.with_name(f"{UNFINISHED}{folder.name}"))
+            shutil.rmtree(invisible, ignore_errors=True)
+
+
+def prepare_folder(output_dir: Path) -> None:
+    """Before the first step: the folder of the checkpoints, which all ranks can write into, without what a stopped run left there.
+
+    Raises InputError, on all ranks, where one cannot.
+    """
+    require_writable(output_dir / FOLDER / f"{UNFINISHED}check")
+    by_first_rank(partial(remove_unfinished, output_dir))
 
 
 # ---- saving
+
+
+def expected_bytes(composition: Composition, models: Sequence[OmniCombinationModel]) -> int:
+    """About what a checkpoint will take; all ranks call it."""
+    counts = parameter_counts(composition, models).values()
+    weight, trained = (2, 4 + 4 + 4) if composition.run.train.precision == "bf16" else (4, 4 + 4)
+    return sum(total * weight + trainable * trained for total, trainable in counts)
 
 
 def save_checkpoint(output_dir: Path, trainer: Trainer, record: Record) -> Path:
@@ -106,35 +138,55 @@ def save_start(output_dir: Path, models: Sequence[OmniCombinationModel], composi
 
 
 def save(output_dir: Path, state: dict[str, Any], record: Record) -> Path:
+    """Raises LoongForgeError, and removes what there is of it, where it cannot be written; earlier checkpoints are as they were."""
     folder = output_dir / FOLDER / f"{PREFIX}{record.step:08d}"
     unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
-    first = distributed.get_rank() == 0
-    if first:
-        remove_unfinished(output_dir)
-        unfinished.mkdir(parents=True)
-    distributed.barrier()
-    with quiet(), writing_in_this_process(), writable(folder):
-        dist_checkpointing.save(state, str(unfinished))
-    if first:
-        (unfinished / RECORD_FILE).write_text(record.to_json())
-        for path in unfinished.rglob("*"):
-            write_through(path)
-        write_through(unfinished)
-        unfinished.rename(folder)
-        write_through(folder.parent)
-    distributed.barrier()
+    with writing(folder, last=partial(newest_checkpoint, output_dir)):
+        try:
+            by_first_rank(partial(begin, output_dir, unfinished))
+            with quiet(), writing_in_this_process(), refusals(unfinished):
+                dist_checkpointing.save(state, str(unfinished))
+            by_first_rank(partial(complete, unfinished, folder, record))
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)  # on all ranks: each says how much is free then
+            raise
     return folder
 
 
+def begin(output_dir: Path, unfinished: Path) -> None:
+    remove_unfinished(output_dir)
+    unfinished.mkdir(parents=True)
+
+
+def complete(unfinished: Path, folder: Path, record: Record) -> None:
+    """Brings to disk what all ranks have written, and makes it visible."""
+    (unfinished / RECORD_FILE).write_text(record.to_json())
+    for path in unfinished.rglob("*"):
+        write_through(path)
+    write_through(unfinished)
+    unfinished.rename(folder)
+    write_through(folder.parent)
+
+
 @contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Where one rank cannot write, Megatron has all raise, and only rank 0 say why; here all say it, whichever is heard first."""
+def refusals(folder: Path) -> Iterator[None]:
+    """Where ranks cannot write, an OSError with the reasons of all.
+
+    When all have tried, Megatron has all raise, and only rank 0 knows who failed; of 0.16, rank 0 writes a file by itself before, and torch
+    has an error of its own for that. Neither says why.
+    """
     try:
         yield
     except CheckpointException as error:
-        reasons = [", ".join(f"rank {rank}: {type(reason).__name__}: {reason}" for rank, (reason, _) in error.failures.items())]
-        distributed.broadcast_object_list(reasons, src=0)
-        raise LoongForgeError(f"{folder} could not be written; the checkpoint before it is as it was: {reasons[0]}") from error
+        found: list[str] = [""] * distributed.get_world_size()
+        distributed.all_gather_object(found, why_not(folder))
+        said = [{rank: f"{type(reason).__name__}: {reason}" for rank, (reason, _) in error.failures.items()}]
+        distributed.broadcast_object_list(said, src=0)
+        raise OSError(for_all({rank: why for rank, why in enumerate(found) if why} or said[0])) from error
+    except RuntimeError as error:
+        if why := why_not(folder):
+            raise OSError(why) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -177,9 +229,10 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> Record:
     record = read_record(folder)
     require_model(record, trainer.composition, folder)
     state = load(folder, state_of(trainer), StrictHandling.RAISE_ALL)
-    load_objects(trainer.models, state["model"]["objects"])
-    set_steps_of_adam(trainer.optimizer, state["optimizer"]["steps"])
-    trainer.scheduler.load_state_dict(state["scheduler"])
+    with readable(folder):
+        load_objects(trainer.models, state["model"]["objects"])
+        set_steps_of_adam(trainer.optimizer, state["optimizer"]["steps"])
+        trainer.scheduler.load_state_dict(state["scheduler"])
     return record
 
 
@@ -213,5 +266,8 @@ def reads_common_state_of_0_19() -> bool:
 def readable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (CheckpointingException, CheckpointException, OSError, RuntimeError, KeyError, ValueError) as error:
+    except CheckpointException as error:  # whose words are the tracebacks of all ranks that failed
+        reasons = (f"rank {rank}: {type(reason).__name__}: {one_line(reason)}" for rank, (reason, _) in error.failures.items())
+        raise CheckpointError(f"{folder} cannot be loaded: {', '.join(reasons)}") from error
+    except (CheckpointingException, *DAMAGED) as error:
         raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error

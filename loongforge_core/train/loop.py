@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import signal
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from torch import distributed
 
 from loongforge_core.config.composition import Composition
-from loongforge_core.data.training_data import TrainingData
-from loongforge_core.layers.interfaces import Component
+from loongforge_core.generate.evaluate import Prediction
 from loongforge_core.model.combination import OmniCombinationModel
-from loongforge_core.model.provider import OmniModelProvider
-from loongforge_core.parallel.bookkeeping import pieces
 from loongforge_core.parallel.launch import agreed
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import load_checkpoint, load_model, newest_checkpoint, remove_old, remove_unfinished, save_checkpoint
-from loongforge_core.train.metrics import Metrics
+from loongforge_core.train.checkpoint import newest_checkpoint
+from loongforge_core.train.metrics import METRICS_FILE
+from loongforge_core.train.notice import noticing
+from loongforge_core.train.prepare import Run, prepare
 from loongforge_core.train.progress import Progress
-from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_model, require_numbers
-from loongforge_core.train.step import StepResult, Trainer, build_trainer
-from loongforge_core.train.summary import trainable_table
-from loongforge_core.weights.load import load_pretrained
+from loongforge_core.train.saving import catch_up, evaluate, metrics_of, recording, save, save_once
+from loongforge_core.train.skipped_lines import SkippedLines, all_skipped
+from loongforge_core.train.step import StepResult
 
-__all__ = ["CONFIG_FILE", "PLUGINS_FILE", "TrainResult", "train"]
-
-CONFIG_FILE = "config.yaml"
-PLUGINS_FILE = "plugins.json"
+__all__ = ["TrainResult", "train"]
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A run that has reached its last step."""
+    """A run that has reached its last step, or was told to end before."""
 
     models: Sequence[OmniCombinationModel]
     """The trained model; one part per virtual pipeline stage."""
@@ -47,26 +39,19 @@ class TrainResult:
     step: int
     last: StepResult | None
     """None where the run was finished already."""
-
-
-@dataclass
-class Run:
-    """What the loop needs at every step."""
-
-    composition: Composition
-    trainer: Trainer
-    data: TrainingData
-    record: Record
-    output_dir: Path
-    progress: Progress
+    ended_by: signal.Signals | None = None
+    """The signal that told the run to end, where one did (`notice.py`); it may have come in the last step."""
+    predictions: Sequence[Prediction] | None = None
+    """Answers to the held-out questions by the last weights, where these were evaluated just now."""
 
 
 def train(composition: Composition, registry: Registry, *, progress: Progress | None = None) -> TrainResult:
     """Trains until `train.steps`, and goes on from the newest checkpoint in `output_dir` where there is one.
 
     All ranks call it, in Megatron's process groups (`parallel.launch.single_process`, `parallel.groups.initialise_groups`); rank 0 shows
-    progress and writes. Raises an InputError for what is wrong with data, weights or checkpoint, LoongForgeError where numbers are no
-    longer finite. Whatever ends it early leaves the last checkpoint as it was.
+    progress and writes. Raises an InputError for what is wrong with data, weights, checkpoint or output folder, LoongForgeError where
+    numbers are no longer finite, or nothing can be written any more. Whatever ends it early leaves the last checkpoint as it was. On
+    SIGTERM and SIGUSR1 it saves and returns: see notice.py.
     """
     train = composition.run.train
     with contextlib.ExitStack() as stack:
@@ -75,118 +60,65 @@ def train(composition: Composition, registry: Registry, *, progress: Progress | 
         run, step = prepare(composition, registry, shown)
         if step >= train.steps:
             shown.say(f"already finished: {step} steps are done; the checkpoint is in {run.output_dir}")
+            if run.held_out:
+                catch_up(run, step, stack.enter_context(metrics_of(run, step)))
             return result(run, step, None)
-        return result(run, train.steps, steps(run, first_step=step))
+        step, last, ended_by = steps(run, first_step=step)
+        ended = result(run, step, last, ended_by)
+        if ended_by:
+            shown.say(
+                f"stopped by {ended_by.name} after step {step} of {train.steps}; saved in {ended.checkpoint}; the same command goes on"
+            )
+        return ended
 
 
-def result(run: Run, step: int, last: StepResult | None) -> TrainResult:
+def result(run: Run, step: int, last: StepResult | None, ended_by: signal.Signals | None = None) -> TrainResult:
     checkpoint = agreed(lambda: newest_checkpoint(run.output_dir))
     assert checkpoint is not None
     run.trainer.gather_weights()  # from now on, ranks need not make the same passes
-    return TrainResult(models=run.trainer.models, checkpoint=checkpoint, step=step, last=last)
-
-
-# ---- before the first step
-
-
-def prepare(composition: Composition, registry: Registry, progress: Progress) -> tuple[Run, int]:
-    """Everything that a run needs, and the number of steps that are done already."""
-    output_dir = Path(composition.run.output_dir)
-    progress.doing("opening the data")
-    data = TrainingData(composition, registry)
-    checkpoint = agreed(lambda: newest_checkpoint(output_dir))
-    record = Record(
-        step=0,
-        model=model_of(composition),
-        numbers=numbers_of(composition, data),
-        plugins=tuple(registry.fingerprint().splitlines()),
+    return TrainResult(
+        models=run.trainer.models, checkpoint=checkpoint, step=step, last=last, ended_by=ended_by, predictions=run.predictions
     )
-    done = steps_done(checkpoint, composition, record) if checkpoint else 0
-    progress.doing("building the model")
-    fill = leave_to_checkpoint if checkpoint else partial(fill_with_folders, composition=composition, registry=registry, progress=progress)
-    models = [OmniModelProvider(composition=composition, registry=registry, fill=fill)()]
-    if checkpoint and not done:
-        progress.doing(f"starting from {checkpoint}")
-        load_model(checkpoint, models, composition)
-    trainer = build_trainer(composition, models)  # copies the weights, so they are there before
-    if done:
-        progress.doing(f"going on from {checkpoint}")
-        assert checkpoint
-        load_checkpoint(checkpoint, trainer)
-    progress.say(trainable_table(composition, models))
-    if distributed.get_rank() == 0:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(output_dir)
-        describe(composition, record, output_dir)
-    return Run(composition, trainer, data, record, output_dir, progress), done
 
 
-def steps_done(checkpoint: Path, composition: Composition, ours: Record) -> int:
-    """Those of the checkpoint. Raises CheckpointError where this run, which would record `ours`, cannot go on from it."""
-    theirs = read_record(checkpoint)
-    require_model(theirs, composition, checkpoint)
-    if theirs.step:  # at step 0 it is weights alone, for any run to begin with
-        require_numbers(theirs, ours.numbers, checkpoint)
-    return theirs.step
-
-
-def leave_to_checkpoint(components: Mapping[str, Component[Any]]) -> frozenset[str]:
-    """No tensor needs an initial value: a checkpoint has them all, but for the rows that pad a vocabulary, which are zero."""
-    names = set()
-    for slot, component in components.items():
-        for piece in pieces(component):
-            piece.tensor.zero_()
-            names.add(f"{slot}.{piece.name}")
-    return frozenset(names)
-
-
-def fill_with_folders(
-    components: Mapping[str, Component[Any]], *, composition: Composition, registry: Registry, progress: Progress
-) -> frozenset[str]:
-    """The slots that name a `pretrained` folder begin with it."""
-    folders = {name: slot.settings.pretrained for name, slot in composition.slots.items() if slot.settings.pretrained}
-    if folders:
-        progress.doing(", ".join(f"{name} starts from {folder}" for name, folder in folders.items()))
-    return load_pretrained(components, composition, registry)
-
-
-def describe(composition: Composition, record: Record, output_dir: Path) -> None:
-    """The configuration, complete and loadable again, and the plugins that it was run with."""
-    text = yaml.safe_dump(dict(composition.resolved), sort_keys=False, allow_unicode=True)
-    (output_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
-    versions = {"megatron_core": record.megatron_core, "torch": record.torch, "plugins": list(record.plugins)}
-    (output_dir / PLUGINS_FILE).write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
-
-
-# ---- the steps
-
-
-def steps(run: Run, *, first_step: int) -> StepResult:
-    """Trains from `first_step` to the end; the last step's result."""
+def steps(run: Run, *, first_step: int) -> tuple[int, StepResult, signal.Signals | None]:
+    """Trains from `first_step` to the end, or until a signal says so; the number of the last step, its result, and that signal."""
     train, groups = run.composition.run.train, run.trainer.groups
-    metrics = Metrics(run.output_dir, first_step=first_step) if distributed.get_rank() == 0 else None
     stream = run.data.stream(first_step, rank=groups.dp.rank(), size=groups.dp.size())
     run.progress.begin(first_step)
-    try:
+    with contextlib.ExitStack() as stack:
+        metrics = stack.enter_context(metrics_of(run, first_step))
+        notice = stack.enter_context(noticing())
+        lines = SkippedLines(run.output_dir, first_step=first_step) if metrics else None
+        catch_up(run, first_step, metrics)
         for step in range(first_step + 1, train.steps + 1):
             start = time.perf_counter()
-            last = run.trainer.step(next(stream))
-            if metrics:
-                metrics.write(step, last, seconds=time.perf_counter() - start)
+            prepared = next(stream)
+            last = run.trainer.step(prepared.batches)
+            skipped = all_skipped(prepared.skipped, groups.dp) if run.composition.run.data.on_error == "skip" else []
+            if metrics and lines is not None:
+                with recording(run):
+                    lines.add(step, skipped)
+                    metrics.write(step, last, lines_skipped=len(skipped), seconds=time.perf_counter() - start)
             run.progress.advance(step, last.loss)
-            if last.loss is None:
+            if wrong := run.skipped.count(step, last):
+                run.progress.say(f"{wrong}; skipped: nothing was learned")
+                run.skipped.require_few(train.max_skipped_steps)
+            elif last.loss is None:
                 run.progress.say(f"step {step}: no target token in the whole batch, so nothing was learned")
-            if step == train.steps or (train.save_interval and step % train.save_interval == 0):
+            ended_by = notice.agree()
+            if ended_by or step == train.steps or (train.save_interval and step % train.save_interval == 0):
                 save(run, step, metrics)
-    finally:
-        if metrics:
-            metrics.close()
-    return last
-
-
-def save(run: Run, step: int, metrics: Metrics | None) -> None:
-    if metrics:
-        metrics.write_through()
-    save_checkpoint(run.output_dir, run.trainer, replace(run.record, step=step))
-    if distributed.get_rank() == 0:
-        remove_old(run.output_dir, keep=run.composition.run.train.keep_checkpoints)
+                ended_by = ended_by or notice.agree()  # while it was saved
+            if ended_by:
+                break
+            if run.held_out and run.held_out.is_due(step):
+                evaluate(run, step, metrics)
+                if ended_by := notice.agree():  # while it was evaluated
+                    save_once(run, step, metrics)
+                    break
+    if run.skipped.total:
+        run.progress.say(f"{run.skipped.total} of {step} steps were skipped: see `skipped` in {run.output_dir / METRICS_FILE}")
+    if lines:
+        run.progress.say(f"{len(lines)} lines of the data cannot be used and were skipped: see {lines.path}")
+    return step, last, ended_by

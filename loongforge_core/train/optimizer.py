@@ -1,4 +1,4 @@
-"""Megatron's optimizer and scheduler, with a learning rate and weight decay per slot."""
+"""Megatron's optimizer and scheduler, with a learning rate, a weight decay and a gradient norm per slot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from megatron.core.optimizer import OptimizerConfig, ParamKey, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig, ParamKey, clip_grads, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamPredicate
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor, distributed
@@ -16,8 +16,18 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.config.settings import RunSettings, SlotSettings, TrainSettings
 from loongforge_core.errors import ConfigError, Issue
 from loongforge_core.model.combination import OmniCombinationModel
+from loongforge_core.parallel.bookkeeping import is_counted
+from loongforge_core.parallel.groups import local_device
 
-__all__ = ["ParameterGroup", "build_optimizer", "build_scheduler", "parameter_groups", "require_training"]
+__all__ = [
+    "ParameterGroup",
+    "build_optimizer",
+    "build_scheduler",
+    "move_weights",
+    "parameter_groups",
+    "require_training",
+    "squared_norms",
+]
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,7 @@ def build_optimizer(groups: Sequence[ParameterGroup], chunks: Sequence[Any], run
         adam_beta2=train.adam_beta2,
         adam_eps=train.adam_eps,
         decoupled_weight_decay=True,
-        # Megatron computes the norm, which metrics need, only where it clips.
-        clip_grad=train.clip_grad or float("inf"),
+        clip_grad=train.clip_grad,
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
         use_distributed_optimizer=run.parallel.use_distributed_optimizer,
@@ -92,7 +101,7 @@ def build_optimizer(groups: Sequence[ParameterGroup], chunks: Sequence[Any], run
 
 
 def overrides(groups: Sequence[ParameterGroup], train: TrainSettings) -> Iterator[tuple[ParamKey, Mapping[str, Any]]]:
-    """What makes Megatron form these groups. Groups with equal rates become one.
+    """What makes Megatron form these groups, each of one slot, whose name it keeps with the group's rates.
 
     Megatron 0.16 matches the groups of a checkpoint by `lr_mult` and `wd_mult` alone (0.19 by `max_lr` too), and nothing else reads
     `lr_mult`. So these two hold the rates themselves, and the scheduler's own weight decay is 1.
@@ -102,8 +111,38 @@ def overrides(groups: Sequence[ParameterGroup], train: TrainSettings) -> Iterato
         predicate = ParamPredicate(name=f"group {index}", fn=lambda parameter, members=members: id(parameter) in members)
         yield (
             ParamKey(predicate=predicate),
-            {"max_lr": group.lr, "min_lr": train.min_lr * group.lr / train.lr, "lr_mult": group.lr, "wd_mult": group.weight_decay},
+            {
+                "max_lr": group.lr,
+                "min_lr": train.min_lr * group.lr / train.lr,
+                "lr_mult": group.lr,
+                "wd_mult": group.weight_decay,
+                "slot": group.slot,
+            },
         )
+
+
+def squared_norms(optimizer: Any, slots: Sequence[str]) -> Tensor:
+    """The square of the norm of each slot's gradient, this rank's part of it, float64 `[slots]`: their sums over all ranks are the squares.
+
+    Every value is counted once (I9): by the rank that Megatron counts it on, and where several have counted the same, by each its share.
+    """
+    squares = torch.zeros(len(slots), dtype=torch.float64, device=local_device())
+    no_overflow = torch.zeros(1, dtype=torch.int, device=squares.device)
+    for part in optimizer.chained_optimizers:
+        replicas = distributed.get_world_size() // part.get_grad_stats_parallel_group().size()
+        for group in part.param_groups:
+            if gradients := [each.grad for each in group["params"] if each.grad is not None and is_counted(each)]:
+                norm, _ = clip_grads.multi_tensor_applier(clip_grads.l2_norm_impl, no_overflow, [gradients], False)
+                squares[slots.index(group["slot"])] += norm.double().squeeze() ** 2 / replicas
+    return squares
+
+
+def move_weights(optimizer: Any, *, grad_norm: float, clip_grad: float) -> None:
+    """What `optimizer.step` does after it has made gradients ready and measured their norm; with `clip_grad` 0 it clips nothing."""
+    for part in optimizer.chained_optimizers:
+        if clip_grad and (parameters := part.get_parameters()):
+            clip_grads.clip_grad_by_total_norm_fp32(parameters, max_norm=clip_grad, total_norm=grad_norm)
+    optimizer.step_with_ready_grads()
 
 
 def build_scheduler(optimizer: Any, train: TrainSettings) -> OptimizerParamScheduler:

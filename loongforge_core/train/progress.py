@@ -55,7 +55,7 @@ class Progress:
 
     def advance(self, step: int, loss: float | None) -> None:
         """`step` steps are done."""
-        shown = "no target token" if loss is None else f"{loss:.4f}"
+        shown = "none" if loss is None else f"{loss:.4f}"
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {shown}", refresh=False)
             self.bar.update(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from megatron.core import __version__ as megatron_version
 from pydantic_core import to_jsonable_python
 
 from loongforge_core.config.composition import Composition
+from loongforge_core.config.settings import RunSettings
+from loongforge_core.data.mixture import shares_of
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import CheckpointError
 from loongforge_core.weights.tokenizer import TOKENIZER_FILES
@@ -24,11 +26,15 @@ RECORD_FILE = "loongforge.json"
 FORMAT = 2
 
 # Settings of `train` that change speed, memory or files, but no number; everything else must stay as it was when a run is resumed.
-FREE_SETTINGS = frozenset({"micro_batch_size", "seq_length", "recompute", "save_interval", "keep_checkpoints", "log_interval", "export_hf"})
+FREE_SETTINGS = frozenset(
+    {
+        *("micro_batch_size", "seq_length", "recompute", "save_interval", "keep_checkpoints", "log_interval", "export_hf"),
+        *("max_skipped_steps", "eval_interval", "save_retain_interval"),
+    }
+)
 
-# A data file is read whole up to this size, and beyond it in blocks from its beginning to its end: a start may not take minutes.
-WHOLE_BYTES = 256 * 2**20
-NUM_BLOCKS = 64
+# Where lines that are too long are skipped, what is too long changes numbers.
+LONGEST = "train.seq_length of a line that is not skipped"
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Record:
     """The settings and the data that the numbers of a run follow from, by the names they have in YAML."""
     plugins: tuple[str, ...]
     """Their names and versions."""
+    skipped: Mapping[str, Any] = field(default_factory=dict)
+    """The steps that were not taken (`skipped_steps.py`)."""
     megatron_core: str = megatron_version
     torch: str = torch.__version__
     format: int = FORMAT
@@ -72,33 +80,33 @@ def tokenizer_digest(tokenizer: Path) -> str:
 
 
 def numbers_of(composition: Composition, data: TrainingData) -> dict[str, Any]:
-    """What a resumed run must share with the one that it goes on with. Reads the data files, but not the items that they name."""
+    """What a resumed run must share with the one that it goes on with. Knows nothing of the items that data files name."""
     run = composition.run
     rates = {
         name: slot.settings.model_dump(mode="json", include={"freeze", "lr", "weight_decay"}) for name, slot in composition.slots.items()
     }
     return {
         "model": rates,
-        "train": run.train.model_dump(mode="json", exclude=set(FREE_SETTINGS)),
-        "data": {
-            "shuffle": run.data.shuffle,
-            "augment": json.loads(json.dumps(run.data.augment)),
-            "samples": len(data),
-            "sha256 of path": [data_digest(path) for path in data.conversations.paths],
-        },
+        "train": run.train.model_dump(mode="json", exclude={*FREE_SETTINGS, *(() if run.train.start_from else ("start_from",))}),
+        "data": data_of(run, data),
     }
 
 
-def data_digest(path: Path) -> str:
-    """Of what the file says, wherever it lies. Above `WHOLE_BYTES`, an edit between two blocks goes unnoticed if it leaves the size."""
-    size, block = path.stat().st_size, WHOLE_BYTES // NUM_BLOCKS
-    starts = range(0, size, block) if size <= WHOLE_BYTES else [(size - block) * number // (NUM_BLOCKS - 1) for number in range(NUM_BLOCKS)]
-    content = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for start in starts:
-            file.seek(start)
-            content.update(file.read(block))
-    return content.hexdigest()
+def data_of(run: RunSettings, data: TrainingData) -> dict[str, Any]:
+    """Which samples there are, and in which order they come. Files are known by what they say, not by where they lie."""
+    files = iter(data.conversations.files)
+    digests = [[next(files).digest for _ in source.paths] for source in run.data.sources]
+    recorded = {
+        "shuffle": run.data.shuffle,
+        "augment": json.loads(json.dumps(run.data.augment)),
+        "samples": len(data),
+        "sha256 of path": digests if len(digests) > 1 else digests[0],
+    }
+    if run.data.on_error == "skip":
+        recorded[LONGEST] = run.train.seq_length
+    if len(digests) > 1:
+        recorded["shares of path"] = [str(share) for share in shares_of([source.weight for source in run.data.sources])]
+    return recorded
 
 
 def read_record(folder: Path) -> Record:
@@ -110,7 +118,7 @@ def read_record(folder: Path) -> Record:
         return Record(**{**tree, "plugins": tuple(tree["plugins"])})
     except OSError as error:
         raise CheckpointError(f"{folder} is no checkpoint: {RECORD_FILE} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{folder / RECORD_FILE} is not what a checkpoint says of itself: {error}") from error
 
 
@@ -137,7 +145,9 @@ def with_new_fields(model: Any, composition: Composition) -> Any:
 
 def require_numbers(record: Record, numbers: Mapping[str, Any], folder: Path) -> None:
     """Raises CheckpointError naming every setting with which the run would not go on as it began."""
-    if found := list(differences(record.numbers, numbers)):
+    found = list(differences(record.numbers, numbers))
+    # What has stopped a run may be skipped from now on, and the other way round.
+    if found := [line for line in found if not (LONGEST in line and ABSENT in line)]:
         raise CheckpointError(
             "\n".join(
                 [

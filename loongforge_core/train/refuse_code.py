@@ -64,6 +64,8 @@ def refuse_code(folder: Path) -> None:
     try:
         metadata = MetadataUnpickler(io.BytesIO((folder / METADATA_FILE).read_bytes())).load()
         for index, stored in metadata.storage_data.items():
+            if Path(stored.relative_path).name != stored.relative_path:
+                raise ValueError(f"it names the file {stored.relative_path!r}, which is not in the folder")
             if type(metadata.state_dict_metadata[index.fqn]).__name__ == "BytesStorageMetadata":
                 with (folder / stored.relative_path).open("rb") as stream:
                     stream.seek(stored.offset)

@@ -1,12 +1,15 @@
 """One training step: Megatron's schedule over the micro-batches, then its optimizer.
 
-Shapes: b samples, s tokens.
+A step whose loss or gradient is not finite is not taken: weights, moments and the routers' biases stay as they are. It counts as a step all
+the same, so that what step k sees, and its learning rate, follow from k.
+
+Shapes: b rows, s tokens, n samples of this rank, c contents (see content.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,32 +23,63 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import Tensor, distributed
 
 from loongforge_core.config.composition import Composition
-from loongforge_core.errors import ConfigError, Issue, LoongForgeError
+from loongforge_core.errors import ConfigError, Issue
+from loongforge_core.layers.experts import SequenceRouter
 from loongforge_core.layers.interfaces import Recipe
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.freeze import check_patterns
-from loongforge_core.parallel.groups import component_groups
+from loongforge_core.parallel.groups import component_groups, local_device
 from loongforge_core.parallel.overlap import communicate_in_order
-from loongforge_core.train.optimizer import ParameterGroup, build_optimizer, build_scheduler, parameter_groups, require_training
+from loongforge_core.train.content import TEXT_ONLY, contents, sums_by_content, sums_by_sample
+from loongforge_core.train.optimizer import (
+    ParameterGroup,
+    build_optimizer,
+    build_scheduler,
+    move_weights,
+    parameter_groups,
+    require_training,
+    squared_norms,
+)
 
-__all__ = ["StepResult", "Trainer", "build_trainer"]
+__all__ = ["NotFinite", "StepResult", "Trainer", "build_trainer"]
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """Why a step was not taken."""
+
+    what: str
+    """Such as `the loss is nan`."""
+    samples: tuple[str, ...]
+    """Those whose loss is not finite; where each has a finite one, and only the gradient of all has not, the whole global batch."""
+    loss_is_finite: bool
+    """Of every sample."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step was like, the same on every rank."""
+    """What a step was like, the same on every rank. What is not finite is None, and `not_finite` says that."""
 
     loss: float | None
     """Mean over the target tokens of the global batch; None where there is no target token, and then nothing was learned."""
+    loss_by_content: Mapping[str, float | None]
+    """Mean over the target tokens of the samples that have text alone (`text_only`), and of those that have an item of a modality; one that
+    has items of two counts in both. None where there is no such sample."""
+    router_loss: float | None
+    """What the routers of all layers add to that loss for the gradient, to balance their experts; None where there are none."""
     grad_norm: float | None
     """Before clipping."""
+    grad_norm_by_slot: Mapping[str, float | None]
+    """The same of each slot's parameters alone: the squares add up to that of `grad_norm`."""
     learning_rate: float
     """That of `train.lr`; slots with their own are in proportion."""
     tokens: int
     """Target tokens of the global batch."""
     samples: int
     """Samples of the global batch."""
+    not_finite: NotFinite | None = None
+    """Set where the step was not taken for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,32 +91,37 @@ class Trainer:
     chunks: Sequence[DistributedDataParallel]
     """The same, with gradient buffers and their reduction over data-parallel ranks."""
     parameter_groups: Sequence[ParameterGroup]
+    routers: Sequence[SequenceRouter]
+    """Of all layers with experts."""
     optimizer: Any
     scheduler: OptimizerParamScheduler
     groups: ProcessGroupCollection
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
-        """Trains on this rank's micro-batches of the next global batch.
-
-        Raises LoongForgeError, with no step taken, where the loss is not finite, and also after the step where the gradient was not.
-        """
-        number = self.scheduler.num_steps
-        seed_step(self.composition.run.train.seed, number)
+        """Trains on this rank's micro-batches of the next global batch; what is not finite changes nothing, and is said in the result."""
+        seed_step(self.composition.run.train.seed, self.scheduler.num_steps)
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        biases = [router.expert_bias for router in self.routers if router.expert_bias is not None]
+        before = [bias.clone() for bias in biases]
+        for router in self.routers:
+            router.measured = None
         reports = self.forward_backward(batches)
-        loss_sum, tokens = self.totals(reports)
+        self.optimizer.prepare_grads()
+        sums = self.sums(reports, batches)
+        not_finite = None
+        if sums.tokens:
+            if wrong := sums.not_finite:
+                not_finite = self.why_not(wrong, reports, batches)
+                for bias, value in zip(biases, before, strict=True):  # Megatron moves them with the gradients
+                    bias.copy_(value)
+            else:
+                move_weights(self.optimizer, grad_norm=sums.grad_norm, clip_grad=self.composition.run.train.clip_grad)
         learning_rate = self.scheduler.get_lr({})
-        loss = grad_norm = None
-        if tokens:
-            loss = loss_sum / tokens
-            require_finite(loss, "loss", number + 1)
-            _, grad_norm, _ = self.optimizer.step()
-            require_finite(grad_norm, "gradient norm", number + 1)
         self.scheduler.step(1)
         samples = sum(batch.num_samples for batch in batches) * self.groups.dp.size()
-        return StepResult(loss, grad_norm, learning_rate, tokens, samples)
+        return sums.result(learning_rate, samples, not_finite)
 
     def gather_weights(self) -> None:
         """Makes this rank's weights those after the last step, before anything but a training step reads them.
@@ -94,7 +133,10 @@ class Trainer:
                 chunk.start_param_sync(force_sync=True)
 
     def forward_backward(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """Gradients of the mean loss over all target tokens; sum of the loss and number of tokens `[2]` of each micro-batch."""
+        """Gradients of the mean loss over all target tokens; on the last pipeline stage, each micro-batch's report.
+
+        A report is the sum of the loss and the number of target tokens, `[1 + n, 2]`: the recipe's, and then those of each sample.
+        """
         device = next(self.models[0].parameters()).device
         batches = [batch.to(device) for batch in batches]
         iterators = [iter(batches) for _ in self.chunks]
@@ -110,16 +152,97 @@ class Trainer:
         )
         return reports
 
-    def totals(self, reports: Sequence[Tensor]) -> tuple[float, int]:
-        """Loss and target tokens of the global batch; only the last pipeline stage has reports of its own."""
-        device = next(self.models[0].parameters()).device
-        total = torch.stack(list(reports)).sum(0) if reports else torch.zeros(2, dtype=torch.float64, device=device)
-        if self.groups.dp_cp.size() > 1:
-            distributed.all_reduce(total, group=self.groups.dp_cp)
-        if self.groups.pp.size() > 1:
-            distributed.broadcast(total, group=self.groups.pp, group_src=self.groups.pp.size() - 1)
-        loss_sum, tokens = total.tolist()
-        return loss_sum, int(tokens)
+    def sums(self, reports: Sequence[Tensor], batches: Sequence[Batch]) -> Sums:
+        """Loss, target tokens and squared norms of the global batch; it is here that the host waits for the device, once in a step.
+
+        All ranks add up what they have: the first tensor rank of the last stage its losses, every rank the gradients that it counts.
+        """
+        modalities, slots = self.composition.modalities, list(self.composition.slots)
+        losses = torch.zeros(3 + len(modalities), 2, dtype=torch.float64, device=local_device())
+        if self.composition.run.parallel.sequence_parallel or self.groups.tp.rank() == 0:  # else each tensor rank has the same
+            for measured in (router.measured for router in self.routers if router.measured is not None):
+                losses[-1, 0] += measured
+                losses[-1, 1] += 1
+        if reports and self.groups.tp.rank() == 0:
+            contents_nc = torch.cat([contents(batch, modalities) for batch in batches]).to(losses.device)
+            losses[0] = torch.stack([report[0] for report in reports]).sum(0)
+            losses[1:-1] = sums_by_content(torch.cat([report[1:] for report in reports]), contents_nc)
+        together = torch.cat((losses.flatten(), squared_norms(self.optimizer, slots)))
+        distributed.all_reduce(together)
+        numbers = together.tolist()
+        pairs = list(zip(numbers[0 : losses.numel() : 2], numbers[1 : losses.numel() : 2], strict=True))
+        (loss, tokens), *by_content, (router_loss, routers) = pairs
+        return Sums(
+            loss=loss,
+            tokens=int(tokens),
+            by_content=dict(zip((TEXT_ONLY, *modalities), by_content, strict=True)),
+            router_loss=router_loss,
+            routers=int(routers),
+            squared_norms=dict(zip(slots, numbers[losses.numel() :], strict=True)),
+        )
+
+    def why_not(self, what: str, reports: Sequence[Tensor], batches: Sequence[Batch]) -> NotFinite:
+        """With the samples' names, from all ranks, which call it together."""
+        names = [name for batch in batches for name in batch.names or [f"sample {number}" for number in range(batch.num_samples)]]
+        ours: list[tuple[str, bool]] = []
+        if reports and self.groups.tp.rank() == 0:
+            finite_n = torch.cat([report[1:, 0] for report in reports]).isfinite()
+            ours = list(zip(names, finite_n.tolist(), strict=True))
+        shares: list[list[tuple[str, bool]]] = [[]] * distributed.get_world_size()
+        distributed.all_gather_object(shares, ours)
+        together = [pair for share in shares for pair in share]
+        guilty = tuple(name for name, is_finite in together if not is_finite)
+        return NotFinite(what, guilty or tuple(name for name, _ in together), loss_is_finite=not guilty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """Of the global batch, the same on every rank."""
+
+    loss: float
+    """The recipe's, summed over target tokens."""
+    tokens: int
+    by_content: Mapping[str, tuple[float, float]]
+    """Loss and target tokens."""
+    router_loss: float
+    routers: int
+    """How many have measured it, on all ranks."""
+    squared_norms: Mapping[str, float]
+    """Of each slot's gradient."""
+
+    @property
+    def grad_norm(self) -> float:
+        """In float32, whose rounding leaves nothing of the order in which ranks were added: by it every gradient is clipped."""
+        return float(torch.tensor(math.sqrt(sum(self.squared_norms.values())), dtype=torch.float32))
+
+    @property
+    def not_finite(self) -> str | None:
+        """What is not, in words."""
+        if not math.isfinite(self.loss):
+            return f"the loss is {self.loss}"
+        return None if math.isfinite(self.grad_norm) else f"the gradient norm is {self.grad_norm}"
+
+    def result(self, learning_rate: float, samples: int, not_finite: NotFinite | None) -> StepResult:
+        norms = {slot: finite(math.sqrt(square)) for slot, square in self.squared_norms.items()}
+        return StepResult(
+            loss=mean(self.loss, self.tokens),
+            loss_by_content={name: mean(*both) for name, both in self.by_content.items()},
+            router_loss=mean(self.router_loss, self.tokens) if self.routers else None,
+            grad_norm=finite(self.grad_norm) if self.tokens else None,
+            grad_norm_by_slot=norms if self.tokens else dict.fromkeys(norms),
+            learning_rate=learning_rate,
+            tokens=self.tokens,
+            samples=samples,
+            not_finite=not_finite,
+        )
+
+
+def mean(total: float, count: float) -> float | None:
+    return finite(total / count) if count else None
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def seed_step(seed: int, step: int) -> None:
@@ -129,21 +252,17 @@ def seed_step(seed: int, step: int) -> None:
     model_parallel_cuda_manual_seed(mixed)
 
 
-def require_finite(value: float, what: str, step: int) -> None:
-    if not math.isfinite(value):
-        raise LoongForgeError(f"step {step}: the {what} is {value}; stopped, and the last checkpoint is as it was")
-
-
 def forward_step(batches: Iterator[Batch], chunk: DistributedDataParallel) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """As Megatron's schedules ask for it: the model's output, and what makes a loss of it on the last stage."""
     batch = next(batches)
-    return chunk(batch), partial(summed_loss, recipe=chunk.module.recipe, loss_mask_bs=batch.loss_mask_bs)
+    return chunk(batch), partial(summed_loss, recipe=chunk.module.recipe, batch=batch)
 
 
-def summed_loss(token_losses_bs: Tensor, *, recipe: Recipe[Any], loss_mask_bs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the loss, the number of tokens that Megatron divides the gradient by in the end, and both for the report."""
-    loss_sum, tokens = recipe.loss(token_losses_bs, loss_mask_bs)
-    return loss_sum, tokens.int(), torch.stack([loss_sum.detach().double(), tokens.double()])
+def summed_loss(token_losses_bs: Tensor, *, recipe: Recipe[Any], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the loss, the number of tokens that Megatron divides the gradient by in the end, and the report `[1 + n, 2]`."""
+    loss_sum, tokens = recipe.loss(token_losses_bs, batch.loss_mask_bs)
+    whole_12 = torch.stack([loss_sum.detach().double(), tokens.double()]).unsqueeze(0)
+    return loss_sum, tokens.int(), torch.cat((whole_12, sums_by_sample(token_losses_bs, batch.loss_mask_bs, batch.lengths)))
 
 
 def build_trainer(composition: Composition, models: Sequence[OmniCombinationModel]) -> Trainer:
@@ -174,6 +293,7 @@ def build_trainer(composition: Composition, models: Sequence[OmniCombinationMode
         models=models,
         chunks=chunks,
         parameter_groups=trained,
+        routers=[module for model in models for module in model.modules() if isinstance(module, SequenceRouter)],
         optimizer=optimizer,
         scheduler=build_scheduler(optimizer, train),
         groups=groups,

@@ -13,7 +13,7 @@ from loongforge_core.parallel.bookkeeping import owned_parameters
 from loongforge_core.parallel.groups import local_device
 from loongforge_core.train.optimizer import slot_rates
 
-__all__ = ["trainable_table"]
+__all__ = ["parameter_counts", "trainable_table"]
 
 HEADINGS = ("slot", "component", "parameters", "trainable", "frozen", "lr", "weight decay")
 

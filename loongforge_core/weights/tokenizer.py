@@ -37,7 +37,7 @@ class TokenizerFiles:
         self.folder = folder
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # damaged files raise anything, `Exception` itself included
             raise WeightsError(f"{folder}: cannot load a Hugging Face tokenizer from here: {error}") from error
         self.stop_token_ids = sorted({*stop_token_ids, self.tokenizer.eos_token_id} - {None})
 

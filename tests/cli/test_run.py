@@ -71,7 +71,7 @@ def write_questions(folder: Path) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
     data = write_questions(folder)
-    overrides = [*SMALL, f"data.path={data}", f"data.eval_path={data}", f"output_dir={folder / 'out'}"]
+    overrides = [*SMALL, f"data.path={data}", f"data.eval_path={data}", "train.eval_interval=50", f"output_dir={folder / 'out'}"]
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -122,6 +122,18 @@ def test_evaluate_again_and_another_file(run: Run, tmp_path: Path, capsys: pytes
     assert "0.00% of 1" in capsys.readouterr().out
 
 
+def test_the_best_checkpoint_has_a_name(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (run.folder / "evaluations.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: (row["exact_match"], -row["loss"]))
+    assert len(rows) > 1 and "evaluations.jsonl" in run.said
+    assert main(["generate", *run.command, "--prompt", "1+1?", "--checkpoint", "best"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "2\n" and f"step_{best['step']:08d}" in said.err
+    elsewhere = ["digits", *run.overrides[:-1], f"output_dir={tmp_path}"]
+    assert main(["generate", *elsewhere, "--prompt", "1+1?", "--checkpoint", "best"]) == 2
+    assert "best.json does not exist: which checkpoint is the best is known of runs with train.eval_interval" in capsys.readouterr().err
+
+
 def test_a_hugging_face_folder_comes_back_and_trains_on(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = ["digits", *run.overrides[:-1], f"output_dir={tmp_path / 'again'}"]
     assert main(["import-hf", *moved, "--folder", str(run.folder / "hf"), "--output", str(tmp_path / "again")]) == 0
@@ -134,7 +146,7 @@ def test_a_hugging_face_folder_comes_back_and_trains_on(run: Run, tmp_path: Path
     assert capsys.readouterr().out == "2\n"
     assert main(["import-hf", *moved, "--folder", str(run.folder / "hf"), "--output", str(tmp_path / "again")]) == 2, "never over a run"
     shorter = [text if not text.startswith("train.steps") else "train.steps=2" for text in moved]
-    assert main(["train", *shorter, "data.eval_path=null", "train.export_hf=false"]) == 0
+    assert main(["train", *shorter, "data.eval_path=null", "train.eval_interval=0", "train.export_hf=false"]) == 0
     first = json.loads((tmp_path / "again" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] < 0.1, "it began with what the folder had learnt"
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,19 +168,31 @@ def test_a_users_error_on_one_rank_is_one_message(alone: tuple[Path, Finished], 
     assert ended.err.count("line 3") == 1 and "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_ranks_end_with_the_command(alone: tuple[Path, Finished], site: Path, tmp_path: Path, number: int, status: int) -> None:
+def test_the_ranks_end_with_the_command(alone: tuple[Path, Finished], site: Path, tmp_path: Path) -> None:
     command = [*faulty(alone, tmp_path / "out", "waits", f"model.image_projector.folder={tmp_path}", "model.image_projector.at_pass=1")]
     process = start(site, [*command, "--nproc", "2"])
     ranks = [
         int(path.read_text()) for path in until(lambda: [tmp_path / "0", tmp_path / "1"], lambda them: all(one.exists() for one in them))
     ]
     assert all(map(is_running, ranks))
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as the terminal does it
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does it
     ended = finished(process)
-    assert ended.status == status
+    assert ended.status == 130
     until(lambda: [rank for rank in ranks if is_running(rank)], lambda running: not running, timeout_s=20)
-    assert ended.err.splitlines()[-1] == "interrupted" if number == signal.SIGINT else "Traceback" not in ended.err
+    assert ended.err.splitlines()[-1] == "interrupted"
+
+
+def test_a_notice_to_the_command_has_the_ranks_save_and_end(alone: tuple[Path, Finished], site: Path, tmp_path: Path) -> None:
+    output, slow = tmp_path / "out", [f"model.image_projector.folder={tmp_path}", "model.image_projector.wait_s=1"]
+    process = start(site, [*faulty(alone, output, "waits", *slow), "--nproc", "2"])
+    until(lambda: [tmp_path / "0", tmp_path / "1"], lambda them: all(one.exists() for one in them))  # in the second step
+    process.send_signal(signal.SIGTERM)
+    ended = finished(process)
+    assert ended.status == 143, ended.err
+    saved = output / "checkpoints" / "step_00000002"
+    assert ended.err.splitlines()[-1] == f"stopped by SIGTERM after step 2 of 3; saved in {saved}; the same command goes on"
+    assert "Try next" not in ended.out, "what follows a finished run"
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
 # ---- before any process is there
@@ -199,24 +212,46 @@ def test_a_layout_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, 
 # ---- a launcher's processes
 
 
-def on_slurm(site: Path, arguments: list[str], *, sites: tuple[Path, ...] = ()) -> list[Finished]:
+def on_slurm(
+    site: Path,
+    arguments: list[str],
+    *,
+    sites: tuple[Path, ...] = (),
+    launcher: list[str] | None = None,
+    meanwhile: Callable[[list[Any]], None] = lambda _: None,
+) -> list[Finished]:
     """Two tasks as srun starts them. Nothing ends the one when the other fails, as srun does only where it is told to."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     job = {"SLURM_NTASKS": 2, "SLURM_JOB_ID": 7, "SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": port}
     tasks = [
-        start(sites[rank] if sites else site, arguments, more={**job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in range(2)
+        start(sites[rank] if sites else site, arguments, more={**job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}, launcher=launcher)
+        for rank in range(2)
     ]
+    meanwhile(tasks)
     return [finished(task) for task in tasks]
 
 
 def test_tasks_of_slurm_train_together(alone: tuple[Path, Finished], site: Path, tmp_path: Path) -> None:
-    first, second = on_slurm(site, faulty(alone, tmp_path, "none"))
+    first, second = on_slurm(site, faulty(alone, tmp_path, "none"), launcher=["-m"])
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert "step 3/3" in first.err and "Try next" in first.out
     assert (second.out, second.err) == ("", "")
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
+
+
+def test_a_notice_to_one_task_of_slurm_ends_all_with_its_number(alone: tuple[Path, Finished], site: Path, tmp_path: Path) -> None:
+    slow = [f"model.image_projector.folder={tmp_path}", "model.image_projector.wait_s=1"]
+
+    def send(tasks: list[Any]) -> None:
+        until(lambda: tmp_path / "1", lambda one: one.exists())
+        tasks[1].send_signal(signal.SIGUSR1)
+
+    first, second = on_slurm(site, faulty(alone, tmp_path / "out", "waits", *slow), meanwhile=send)
+    assert (first.status, second.status) == (138, 138), first.err + second.err
+    assert first.err.splitlines()[-1].startswith("stopped by SIGUSR1 after step 2 of 3; saved in ")
+    assert (second.out, second.err) == ("", "")
 
 
 def test_a_task_of_slurm_that_fails_says_so_and_the_other_does_not_hang(alone: tuple[Path, Finished], site: Path, tmp_path: Path) -> None:

@@ -261,6 +261,28 @@ def test_one_wrong_thing_is_one_readable_message(registry: Registry, changes: di
     assert "pydantic" not in said
 
 
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"keep_checkpoints": 2}, "got 250, but train.save_interval is 0: nothing is saved before the end; set that too"),
+        (
+            {"keep_checkpoints": 2, "save_interval": 100},
+            "got 250, which is no multiple of train.save_interval (100); nearest valid: 200 or 300",
+        ),
+        ({"keep_checkpoints": 2, "save_interval": 300}, "got 250, which is no multiple of train.save_interval (300); nearest valid: 300"),
+        (
+            {"save_interval": 50},
+            "got 250, but train.keep_checkpoints is 0: all checkpoints are kept; leave this out, or set that too",
+        ),
+    ],
+)
+def test_checkpoints_that_are_kept_for_ever_must_be_saved_and_others_deleted(
+    registry: Registry, train: dict[str, int], message: str
+) -> None:
+    assert issue(registry, train={**train, "save_retain_interval": 250}) == ("train.save_retain_interval", message)
+    composition_from(changed(train={"save_interval": 50, "keep_checkpoints": 2, "save_retain_interval": 250}), registry)
+
+
 def test_levels_need_a_projector_and_a_backbone_that_take_them(registry: Registry) -> None:
     hearing = {
         "audio_encoder": {"type": "ear"},

@@ -7,8 +7,8 @@ import pytest
 from loongforge_core.data.sampler import Place, Sampler, micro_batches
 
 
-def sampler(**changes: int | bool) -> Sampler:
-    return Sampler(**{"num_samples": 10, "global_batch_size": 4, "seed": 3, "shuffle": True, **changes})  # type: ignore[arg-type]
+def sampler(**changes: object) -> Sampler:
+    return Sampler(**{"sizes": [10], "global_batch_size": 4, "seed": 3, "shuffle": True, **changes})  # type: ignore[arg-type]
 
 
 def indices(places: list[Place]) -> list[int]:
@@ -70,3 +70,31 @@ def test_random_numbers_belong_to_a_place() -> None:
     assert len(draws) == 3
     again = Place(position=first.position + 10, index=first.index)  # the same sample, an epoch later
     assert sampler().random(again).random() != sampler().random(first).random()
+
+
+def test_sources_are_mixed_by_weight_and_each_is_gone_through_by_itself() -> None:
+    run = sampler(sizes=[10, 4], weights=[0.7, 0.3], global_batch_size=10)
+    steps = [indices(run.step(step)) for step in range(8)]
+    assert all(sum(index >= 10 for index in step) == 3 for step in steps)
+    first, second = ([index for step in steps for index in step if (index >= 10) == which] for which in (False, True))
+    assert [Counter(first[start : start + 10]) for start in range(0, 50, 10)] == [Counter(range(10))] * 5
+    assert [Counter(second[start : start + 4]) for start in range(0, 24, 4)] == [Counter(range(10, 14))] * 6
+    assert len({tuple(second[start : start + 4]) for start in range(0, 24, 4)}) > 1
+    assert first == [index for step in range(14) for index in indices(sampler().step(step))][:56]  # as without the others
+
+
+def test_a_step_of_a_mixture_needs_none_before_it() -> None:
+    mixed = {"sizes": [10, 4, 7], "weights": [5, 0.25, 1], "global_batch_size": 8}
+    forward, run = [sampler(**mixed).step(step) for step in range(20)], sampler(**mixed)
+    assert [run.step(step) for step in (19, 0, 7, 8)] == [forward[19], forward[0], forward[7], forward[8]]
+    assert [place for rank in range(4) for place in run.share(19, rank=rank, size=4)] == forward[19]
+
+
+def test_a_substitute_is_of_the_same_source_and_belongs_to_its_place() -> None:
+    run = sampler(sizes=[10, 4], weights=[0.7, 0.3])
+    for place in run.step(0):
+        found = [run.substitute(place, attempt) for attempt in range(50)]
+        assert found == [sampler(sizes=[10, 4], weights=[0.7, 0.3]).substitute(place, attempt) for attempt in range(50)]
+        assert {each.position for each in found} == {place.position}
+        assert {each.index for each in found} == (set(range(10)) if place.index < 10 else set(range(10, 14)))
+    assert len({tuple(run.substitute(place, attempt).index for attempt in range(50)) for place in run.step(0)}) == 4

@@ -108,8 +108,13 @@ def test_a_bad_model_also_shows_what_it_can_do(num_right: int, num_wrong: int, s
 def test_loss(loss: list[float], tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "loss": value, "learning_rate": 1e-3 / step}) for step, value in enumerate(loss, 1)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    draw_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "title")
+    draw_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "title", evaluations=tmp_path / "evaluations.jsonl")
     assert pixels(tmp_path / "loss.png").std() > 5
+    without = reddish(tmp_path / "loss.png")
+    rows = [{"step": 1, "loss": None}, {"step": len(loss), "loss": 1.5}]
+    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png", "title", evaluations=tmp_path / "evaluations.jsonl")
+    assert reddish(tmp_path / "loss.png") > without
 
 
 def test_smoothing_keeps_a_constant_and_the_mean_of_noise() -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from loongforge_core.component import ComponentSpec
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import ConfigError
@@ -16,10 +14,22 @@ from loongforge_core.registry import Registry
 
 __all__ = ["TINY", "Triple", "composition_of", "installed", "modality_of", "reasons", "triples"]
 
-TINY: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((Path(__file__).parent / "tiny.yaml").read_text())
-
-PLUGINS = ("loongforge_vit", "loongforge_audio", "loongforge_projectors", "loongforge_llm")
+PLUGINS = ("loongforge_vit", "loongforge_audio", "loongforge_projectors", "loongforge_llm", "loongforge_hf")
 """Whose components are tried; a third party's that happen to be installed are not."""
+
+
+def tiny_sizes(kind: Any) -> dict[str, dict[str, Any]]:
+    """What each component's config class says of a tiny size; plugin by plugin."""
+    registry = Registry.discover()
+    specs = [published.spec for package in PLUGINS for published in registry.components(kind) if package_of(published.spec) == package]
+    return {spec.name: dict(registry.load(spec, "config").tiny) for spec in specs}
+
+
+def package_of(spec: ComponentSpec) -> str:
+    return spec.config.split(".")[0]
+
+
+TINY = {kind: tiny_sizes(kind) for kind in ("encoder", "projector", "backbone")}
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ def triples() -> list[Triple]:
 
 
 def installed(kind: Any, registry: Registry) -> list[str]:
-    return sorted(published.spec.name for published in registry.components(kind) if published.spec.config.split(".")[0] in PLUGINS)
+    return sorted(published.spec.name for published in registry.components(kind) if package_of(published.spec) in PLUGINS)
 
 
 def modality_of(encoder: str, registry: Registry) -> str:

@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.parametrize("kind", TINY)
 def test_every_component_has_a_tiny_size(kind: Any) -> None:
-    assert sorted(TINY[kind]) == installed(kind, registry)
+    assert sorted(name for name, tiny in TINY[kind].items() if tiny) == installed(kind, registry)
 
 
 def test_every_component_fits_with_some_others() -> None:

@@ -27,6 +27,7 @@ TRIPLES = (
     Triple("siglip", "linear", "llama"),
     Triple("qwen2_audio", "linear", "qwen2"),
     Triple("whisper", "frame_stack", "qwen3"),
+    Triple("hf_encoder", "intern_mlp", "llama"),
 )
 
 

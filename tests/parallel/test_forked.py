@@ -129,6 +129,58 @@ def test_a_rank_that_will_not_end_is_ended(tmp_path: Path) -> None:
     assert not is_running(int((tmp_path / "stubborn").read_text()))
 
 
+# ---- signals that are for the ranks
+
+
+def told(rank: int, folder: Path) -> str:
+    """Which signal came, when all ranks were ready for one; rank 0 sends it to the process that forked them."""
+    heard: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
+    (folder / str(rank)).touch()
+    while rank == 0 and not all((folder / str(other)).exists() for other in range(3)):
+        time.sleep(0.01)
+    if rank == 0:
+        os.kill(os.getppid(), signal.SIGUSR1)
+    while not heard:
+        time.sleep(0.01)
+    return signal.Signals(heard[0]).name
+
+
+def test_signals_are_handed_on_to_all_ranks() -> None:
+    answers = [pickle.loads(answer.pickled) for answer in fork_ranks(told, 3, hand_on=forked.NOTICES)]
+    assert answers == ["SIGUSR1"] * 3
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", forked.NOTICES)
+def test_ranks_that_end_by_a_signal_handed_on_end_all_as_it_would_have(number: signal.Signals) -> None:
+    def work(rank: int, folder: Path) -> None:
+        if rank == 1:
+            os.kill(os.getppid(), number)
+        signal.pause()
+
+    with pytest.raises(SystemExit) as ended:
+        fork_ranks(work, 2, hand_on=forked.NOTICES)
+    assert ended.value.code == 128 + number
+
+
+def test_a_signal_sent_again_later_ends_ranks_that_do_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forked, "AGAIN_S", 0.2)
+
+    def work(rank: int, folder: Path) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if rank == 0:
+            for pause_s in (0.0, 0.05, 0.4):  # what comes soon after the first is the same notice
+                time.sleep(pause_s)
+                (folder / f"sent after {pause_s}").touch()
+                os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with pytest.raises(SystemExit) as ended:
+        fork_ranks(work, 2, hand_on=forked.NOTICES)
+    assert ended.value.code == 128 + signal.SIGTERM
+
+
 ENDINGS: dict[str, str] = {
     "it is killed": "os.kill(os.getpid(), signal.SIGKILL)",
     "it is terminated": "os.kill(os.getpid(), signal.SIGTERM)",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
@@ -20,39 +18,48 @@ def loongforge_components():
     return [ComponentSpec(kind="encoder", name="NAME", summary="", modalities=("image",), config="toy_plugin.config:EyeConfig")]
 """
 
+# What a plugin may do, with its source, and what is said of it.
 BROKEN = {
-    "import error": ("import nothing_of_this_name", "ModuleNotFoundError"),
+    "import error": ("from json import nothing_of_this_name", "ImportError: cannot import name 'nothing_of_this_name'"),
+    "missing dependency": (
+        "import no_such_package.part",
+        "No module named 'no_such_package'; install what it needs: pip install no_such_package",
+    ),
+    "missing part of a dependency": ("import json.no_such_part", "json is installed, but without this part"),
+    "missing part of its own": ("import broken_plugin.part", "a part of broken_plugin itself: pip install --force-reinstall broken_plugin"),
     "raises at import": ("raise RuntimeError('no licence')", "no licence"),
     "syntax error": ("def (", "SyntaxError"),
     "exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
+    "aborts": ("class Abort(BaseException): pass\nraise Abort('no licence')", "Abort: no licence"),
+    "raises what cannot be shown": (
+        "class Mute(Exception):\n    def __str__(self):\n        raise OSError\nraise Mute",
+        "Mute: (its own words raise OSError)",
+    ),
+    "says more than a line": ("raise ValueError('a\\nb' + 1000 * 'c')", "ValueError: a bccc"),
     "raises in a hook": (SOUND.replace("return [", "raise KeyError('lost') #"), "KeyError: 'lost'"),
     "returns nonsense": (SOUND.replace("return [", "return 5 #"), "expected a list"),
     "returns text": (SOUND.replace("return [", "return 'abc' #"), "expected a list"),
     "returns other things": (SOUND.replace("return [", "return [5] #"), "expected ComponentSpec"),
+    "returns a mapping": (SOUND.replace("return [", "return {'x': 5} #"), "loongforge_components() gave {'x': 5}, expected a list"),
+    "returns a class": (SOUND.replace("return [", "return [ComponentSpec] #"), "expected ComponentSpec"),
+    "yields and raises": (SOUND.replace("return [", "yield 1 / 0 #"), "ZeroDivisionError"),
+    "summary of another type": (SOUND.replace('summary=""', "summary=None"), "summary of 'lost_eye' is None, expected text"),
+    "modalities as text": (SOUND.replace('("image",)', '"image"'), "modalities of 'lost_eye' is 'image', expected a tuple of names"),
+    "API version as text": (
+        SOUND.replace('summary=""', 'summary="", api_version="1"'),
+        "api_version of 'lost_eye' is '1', expected a number",
+    ),
     "unknown kind": (SOUND.replace('"encoder"', '"decoder"'), "kind 'decoder'"),
     "malformed target": (SOUND.replace("config:Eye", "config.Eye"), "package.module:attribute"),
     "no modality": (SOUND.replace('("image",)', "()"), "no modality"),
     "misspelled hook": (SOUND.replace("loongforge_components", "loongforge_component"), "loongforge_component"),
     "no hook": ("x = 1", "implements no hook"),
-    "API version": (SOUND.replace('summary=""', 'summary="", api_version=99'), "API version 99, this loongforge_core supports 1"),
+    "API version": (
+        SOUND.replace('summary=""', 'summary="", api_version=99'),
+        "API version 99, this loongforge_core supports 1: upgrade loongforge_core",
+    ),
     "config package": (SOUND + "\n@hookimpl\ndef loongforge_config_paths():\n    return ['no.such.package']\n", "No module named 'no'"),
 }
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Installs a distribution with one module, as pip would lay it out."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def install(distribution: str, source: str, version: str = "1.2") -> None:
-        (tmp_path / f"{distribution}.py").write_text(dedent(source))
-        info = tmp_path / f"{distribution}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[loongforge]\n{distribution} = {distribution}\n")
-        monkeypatch.delitem(sys.modules, distribution, raising=False)
-
-    return install
 
 
 def test_an_installed_plugin_is_found_with_its_distribution(install) -> None:
@@ -74,6 +81,7 @@ def test_a_broken_plugin_disturbs_nobody(install, case: str) -> None:
     (broken,) = [plugin for plugin in registry.broken if plugin.distribution == "broken_plugin"]
     assert broken.version == "1.2"
     assert reason in broken.reason
+    assert "\n" not in broken.reason and len(broken.reason) < 500
     with pytest.raises(PluginError, match=r"broken_plugin 1\.2 is broken") as caught:
         registry.component("encoder", "lost_eye")
     assert caught.value.__cause__ is broken.exception

@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
-from loongforge_core.errors import CheckpointError
+from loongforge_core.errors import CheckpointError, LoongForgeError
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.repairs import writing_in_this_process
 from loongforge_core.registry import Registry
-from loongforge_core.train import checkpoint, record
+from loongforge_core.train import checkpoint
 from loongforge_core.train.checkpoint import (
     checkpoints,
     find_checkpoint,
@@ -196,20 +196,6 @@ def test_a_data_file_of_the_same_size_is_noticed(saved: Saved, data_file: Path, 
         assert len(found) == lines and all("data.sha256 of path" in line for line in found)
 
 
-@pytest.mark.parametrize(("size", "changed"), [(60, range(60)), (64, range(64)), (90, [*range(8), *range(82, 90), 41]), (91, [91])])
-def test_a_large_data_file_is_told_by_blocks(size: int, changed: Iterable[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to 64 bytes it is read whole here; beyond, eight blocks of eight bytes, the first and the last among them."""
-    monkeypatch.setattr(record, "WHOLE_BYTES", 64)
-    monkeypatch.setattr(record, "NUM_BLOCKS", 8)
-    path = tmp_path / "data"
-    path.write_bytes(bytes(size))
-    digests = [record.data_digest(path)]
-    for place in changed:
-        path.write_bytes(bytes(place) + b"x" + bytes(max(0, size - place - 1)))
-        digests.append(record.data_digest(path))
-    assert len(set(digests)) == len(digests)
-
-
 # ---- complete or invisible
 
 
@@ -219,15 +205,14 @@ def test_an_unfinished_checkpoint_is_invisible(saved: Saved, monkeypatch: pytest
 
     output = Path(saved.composition.run.output_dir)
     monkeypatch.setattr(checkpoint, "write_through", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(LoongForgeError, match=f"step_00000004 could not be written: no space left.*as it was: {saved.folder}"):
         save_checkpoint(output, saved.trainer, record_of(saved.composition, saved.data, 4))
     assert checkpoints(output) == {3: saved.folder} and newest_checkpoint(output) == saved.folder
-    remove_unfinished(output)
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step_00000003"]
 
 
 def test_an_old_checkpoint_is_complete_until_it_is_invisible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(_: Path) -> None:
+    def stop(_: Path, **__: object) -> None:
         raise KeyboardInterrupt
 
     for step in (2, 4, 6):
@@ -241,6 +226,13 @@ def test_an_old_checkpoint_is_complete_until_it_is_invisible(tmp_path: Path, mon
     remove_unfinished(tmp_path)
     remove_old(tmp_path, keep=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000006"]
+
+
+def test_the_last_are_kept_and_those_of_every_so_many_steps(tmp_path: Path) -> None:
+    for step in range(2, 19, 2):
+        (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+    remove_old(tmp_path, keep=2, retain_interval=6, spared=[10])
+    assert list(checkpoints(tmp_path)) == [6, 10, 12, 16, 18]
 
 
 def test_the_newest_is_found_from_anywhere_in_a_run(saved: Saved, tmp_path: Path) -> None:

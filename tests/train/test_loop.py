@@ -41,12 +41,12 @@ from loongforge_core.train.summary import trainable_table
 
 Compose = Callable[..., Composition]
 
-TIMES = ("step_time_s", "tokens_per_s")
+TIMES = ("step_time_s", "tokens_per_s", "seconds")
 
 
-def metrics_of(output_dir: Path) -> list[dict[str, Any]]:
+def metrics_of(output_dir: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     """Without the times, which no two runs share."""
-    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (output_dir / name).read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
@@ -65,12 +65,14 @@ def test_a_run_leaves_metrics_settings_versions_and_checkpoints(compose: Compose
     assert result.step == 8 and list(checkpoints(output)) == [3, 6, 8] and result.checkpoint.name == "step_00000008"
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 9))
-    names = {"step", "loss", "grad_norm", "learning_rate", "tokens", "samples", "step_time_s", "tokens_per_s"}
-    assert all(set(line) == names and line["step_time_s"] > 0 for line in lines)
+    names = {"step", "loss", "loss_by_content", "router_loss", "grad_norm", "grad_norm_by_slot", "learning_rate", "tokens", "samples"}
+    assert all(set(line) == {*names, "skipped", "lines_skipped", *TIMES[:2]} and line["step_time_s"] > 0 for line in lines)
+    assert all(list(line["grad_norm_by_slot"]) == list(composition.slots) for line in lines)
     assert result.last is not None and lines[-1]["loss"] == result.last.loss
     board = EventAccumulator(str(output)).Reload()
     assert [event.step for event in board.Scalars("loss")] == list(range(1, 9))
     assert board.Scalars("loss")[7].value == pytest.approx(result.last.loss)
+    assert board.Scalars("loss_by_content/image")[7].value == pytest.approx(result.last.loss_by_content["image"])
     again = load_composition(str(output / "config.yaml"), registry=registry)
     assert again.slots == composition.slots and again.run == composition.run
     versions = json.loads((output / "plugins.json").read_text())
@@ -81,10 +83,10 @@ def test_a_run_leaves_metrics_settings_versions_and_checkpoints(compose: Compose
 
 @pytest.mark.usefixtures("one_process")
 def test_a_run_keeps_as_many_checkpoints_as_asked(compose: Compose, registry: Registry) -> None:
-    composition = compose("train.save_interval=2", "train.keep_checkpoints=2")
+    composition = compose("train.save_interval=1", "train.keep_checkpoints=2", "train.save_retain_interval=3")
     train(composition, registry, progress=quiet())
     folders = sorted(path.name for path in (Path(composition.run.output_dir) / "checkpoints").iterdir())
-    assert folders == ["step_00000006", "step_00000008"]
+    assert folders == ["step_00000003", "step_00000006", "step_00000007", "step_00000008"]
 
 
 @pytest.mark.usefixtures("one_process")
@@ -231,7 +233,8 @@ def run_and_die(config: str, after_s: float | None, at: tuple[str, int] | None) 
 
 
 def die_at(name: str, count: int) -> None:
-    owner: Any = {"save": checkpoint.dist_checkpointing, "write_through": checkpoint, "rename": Path, "write": Metrics}[name]
+    owners = {"save": checkpoint.dist_checkpointing, "write_through": checkpoint, "rename": Path}
+    owner: Any = owners.get(name, Metrics)
     call = getattr(owner, name)
     calls = itertools.count(1)
 
@@ -263,13 +266,16 @@ AT = [
     ("save", 3),  # the folder is there, and empty
     ("write_through", 2),  # all is written, nothing is certain
     ("rename", 5),  # complete, and not yet visible
+    ("write_evaluation", 1),  # evaluated behind a checkpoint, and nobody knows
 ]
 
 
-def test_a_run_killed_again_and_again_gives_the_same_metrics(killable: Callable[..., tuple[str, Path]]) -> None:
-    """In bfloat16, `test_kill.py` does."""
-    whole, whole_output = killable("whole")
-    config, output = killable("killed")
+def test_a_run_killed_again_and_again_gives_the_same_metrics(killable: Callable[..., tuple[str, Path]], data_file: Path) -> None:
+    """And the same evaluations. In bfloat16, `test_kill.py` does."""
+    (few := data_file.with_name("few.jsonl")).write_text("".join(data_file.read_text().splitlines(keepends=True)[:4]))
+    evaluating = (f"data.eval_path={few}", "train.eval_interval=2", "evaluation.best_by=loss")
+    whole, whole_output = killable("whole", *evaluating)
+    config, output = killable("killed", *evaluating)
     run_ranks(run_and_die, 1, whole, None, None)
     for at in AT:
         with pytest.raises(RankError, match="status -9"):
@@ -280,5 +286,7 @@ def test_a_run_killed_again_and_again_gives_the_same_metrics(killable: Callable[
             run_ranks(run_and_die, 1, config, instants.uniform(0.3, 1.5), None)
     run_ranks(run_and_die, 1, config, None, None)
     assert metrics_of(output) == metrics_of(whole_output)
+    assert metrics_of(output, "evaluations.jsonl") == metrics_of(whole_output, "evaluations.jsonl")
+    assert (output / "checkpoints" / "best.json").read_text() == (whole_output / "checkpoints" / "best.json").read_text()
     assert list(checkpoints(output)) == list(range(1, 9))
     assert not list((output / "checkpoints").glob(".*"))

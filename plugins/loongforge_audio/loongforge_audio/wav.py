@@ -19,6 +19,8 @@ from loongforge_core.errors import DataError
 
 __all__ = ["read_wav"]
 
+LARGEST = 2**28
+"""In bytes: hours of sound, where encoders take minutes. As numbers, it is up to eight times as large."""
 HIGHEST_RATE = 1_000_000
 """Above what anything records: the filter that resamples is as long as the rate is high, so that a damaged header could fill all memory."""
 
@@ -37,6 +39,8 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
 def opened(path: Path) -> tuple[int, np.ndarray]:
     """The rate and the samples as they are stored, `[t]` or `[t, channels]`."""
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise DataError(f"{path}: a sound of {size:,} bytes; expected at most {LARGEST:,}: cut it into pieces that an encoder takes")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # a chunk beside the sound that scipy does not know
             warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)

@@ -25,7 +25,7 @@ from loongforge_core.registry import Registry
 
 TOKENIZER = Path(loongforge_models.__file__).parent / "digits" / "tokenizer"
 LABELS = [int(label) for label in load_digits().target]
-FILES = ("train.jsonl", "test.jsonl", "settings/train.jsonl", "settings/validation.jsonl")
+FILES = ("train.jsonl", "test.jsonl", "settings_train.jsonl", "settings_validation.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_held_out_images_occur_in_no_training_line(folder: Path) -> None:
     parts = split(LABELS)
     assert images(folder / "train.jsonl") == set(parts.training)
     assert images(folder / "test.jsonl") == set(parts.held_out)
-    assert images(folder / "settings/train.jsonl") == set(parts.training) - set(parts.validation)
-    assert images(folder / "settings/validation.jsonl") == set(parts.validation)
+    assert images(folder / "settings_train.jsonl") == set(parts.training) - set(parts.validation)
+    assert images(folder / "settings_validation.jsonl") == set(parts.validation)
 
 
 def test_no_scan_occurs_twice() -> None:

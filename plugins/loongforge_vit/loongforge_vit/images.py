@@ -10,6 +10,7 @@ Shapes: C channels, H rows, W columns, v values of a colour.
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ __all__ = ["check_rgb", "normalised", "open_rgb", "published_pixels"]
 
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
-    *(struct.error, Image.DecompressionBombError),
+    struct.error,
 )
 """What Pillow raises for damaged files: its decoders look for damage where they expect it only."""
 UNKNOWN = 0
@@ -40,7 +41,7 @@ def check_rgb(num_channels: int) -> None:
 def open_rgb(path: Path) -> Image.Image:
     """The image, upright, RGB. Raises DataError when there is none, or where nobody knows how bright its greys are."""
     try:
-        with Image.open(path) as file:
+        with _opened(path) as file:
             file.load()
             if (bits := _bits_of_grey(file)) == UNKNOWN:
                 raise DataError(
@@ -51,6 +52,9 @@ def open_rgb(path: Path) -> Image.Image:
             return _rgb(_upper_eight_bits(upright, bits) if bits > 8 else upright)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        most = Image.MAX_IMAGE_PIXELS
+        raise DataError(f"{path}: larger than {most:,} pixels; make it smaller") from error
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image, or of a kind that Pillow cannot open") from error
     except DAMAGED as error:
@@ -78,6 +82,13 @@ def published_pixels(mean: Sequence[float], std: Sequence[float]) -> Mapping[str
         "image_mean": list(mean),
         "image_std": list(std),
     }
+
+
+def _opened(path: Path) -> Image.Image:
+    """Its header is read, and no pixel yet. What Pillow warns of, and takes gigabytes for, is an error: a bomb is a few kilobytes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 def _bits_of_grey(file: Image.Image) -> int:

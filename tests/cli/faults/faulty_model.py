@@ -27,7 +27,7 @@ class FaultyProjector(MlpProjector):
             rank = distributed.get_rank()
             if self.config.fault == "waits":  # type: ignore[attr-defined]
                 write_process_id(Path(self.config.folder) / str(rank))  # type: ignore[attr-defined]
-                time.sleep(120)
+                time.sleep(self.config.wait_s)  # type: ignore[attr-defined]
             elif rank == self.config.on_rank:  # type: ignore[attr-defined]
                 fail(self.config.fault)  # type: ignore[attr-defined]
         return super().forward(features)

@@ -25,6 +25,7 @@ class FaultyConfig(MlpConfig):
     at_pass: int = 2
     folder: str = ""
     """Where ranks that wait leave their process ids."""
+    wait_s: float = 120
 
 
 @hookimpl

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from warm import Warm
+
 FAULTS = Path(__file__).parent
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -31,9 +33,14 @@ def environment(site: Path, more: Mapping[str, Any] | None = None) -> dict[str, 
     return {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in (more or {}).items()}}
 
 
-def start(site: Path, arguments: Sequence[str], *, more: Mapping[str, Any] | None = None, launcher: Sequence[str] = ()) -> Any:
-    """`loongforge` with these arguments, in a session of its own, as a terminal gives it; what it says comes through `communicate`."""
-    program = [sys.executable, *(launcher or ["-m"]), "loongforge_core", *arguments]
+def start(site: Path, arguments: Sequence[str], *, more: Mapping[str, Any] | None = None, launcher: Sequence[str] | None = None) -> Any:
+    """`loongforge` with these arguments, in a session of its own, as a terminal gives it; what it says comes through `communicate`.
+
+    `launcher` are Python's arguments that start it: `-m`, or those of a launcher; None: forked from a process that is warm.
+    """
+    if launcher is None:
+        return Warm(arguments, environment(site, more))
+    program = [sys.executable, *launcher, "loongforge_core", *arguments]
     return subprocess.Popen(
         program, env=environment(site, more), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )

@@ -15,6 +15,16 @@ __all__ = ["WhisperConfig"]
 class WhisperConfig(EncoderConfig):
     """Two convolutions, fixed sinusoidal positions, a pre-norm transformer. Every sound is padded with silence to one length."""
 
+    tiny = {
+        "num_layers": 2,
+        "hidden_size": 16,
+        "ffn_hidden_size": 24,
+        "num_attention_heads": 2,
+        "num_mel_bins": 16,
+        "max_source_positions": 50,
+        "init_method_std": 0.1,
+    }
+
     num_layers: PositiveInt = 4
     hidden_size: PositiveInt = 384
     ffn_hidden_size: PositiveInt = 1536

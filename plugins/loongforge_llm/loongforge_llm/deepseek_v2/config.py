@@ -15,6 +15,15 @@ __all__ = ["DeepseekV2Config", "check_published_form"]
 class DeepseekV2Config(LatentDecoderConfig, ExpertDecoderConfig):
     """Latent attention; experts chosen by softmax, in V2 out of a few groups, whose weights do not add up to one."""
 
+    tiny = {
+        **LatentDecoderConfig.tiny,
+        "num_moe_experts": 4,
+        "moe_ffn_hidden_size": 8,
+        "moe_router_topk": 2,
+        "moe_shared_expert_intermediate_size": 16,
+        "moe_layer_freq": [0, 1, 1],
+    }
+
     add_qkv_bias: Literal[False] = False
     qk_layernorm: Literal[False] = False
     layernorm_epsilon: float = 1e-6

@@ -8,13 +8,15 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from loongforge_core.layers.expert_config import ExpertDecoderConfig
 from loongforge_core.layers.latent_config import LatentDecoderConfig
-from loongforge_llm.deepseek_v2.config import check_published_form
+from loongforge_llm.deepseek_v2.config import DeepseekV2Config, check_published_form
 
 __all__ = ["DeepseekV3Config"]
 
 
 class DeepseekV3Config(LatentDecoderConfig, ExpertDecoderConfig):
     """Latent attention; experts chosen by sigmoid and a bias, out of a few groups."""
+
+    tiny = {**DeepseekV2Config.tiny, "moe_router_num_groups": 2, "moe_router_group_topk": 1}
 
     add_qkv_bias: Literal[False] = False
     qk_layernorm: Literal[False] = False

@@ -14,6 +14,8 @@ __all__ = ["MistralConfig"]
 class MistralConfig(DecoderConfig):
     """No biases. The first 7B attends within a `sliding_window`, those after it to all tokens before."""
 
+    tiny = {**DecoderConfig.tiny, "sliding_window": 8}
+
     add_qkv_bias: Literal[False] = False
     qk_layernorm: Literal[False] = False
     layernorm_epsilon: PositiveFloat = 1e-5

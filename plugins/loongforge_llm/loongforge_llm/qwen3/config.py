@@ -14,6 +14,8 @@ __all__ = ["Qwen3Config"]
 class Qwen3Config(DecoderConfig):
     """Queries and keys are normalised head by head; no biases. Heads are 128 wide whatever the width of the model."""
 
+    tiny = {**DecoderConfig.tiny, "kv_channels": 8}
+
     kv_channels: PositiveInt = 128
     add_qkv_bias: Literal[False] = False
     qk_layernorm: Literal[True] = True

@@ -14,6 +14,8 @@ __all__ = ["Qwen3MoeConfig"]
 class Qwen3MoeConfig(ExpertDecoderConfig):
     """Normalised queries and keys, no biases; experts chosen by softmax, no shared ones."""
 
+    tiny = {**ExpertDecoderConfig.tiny, "kv_channels": 8}
+
     add_qkv_bias: Literal[False] = False
     qk_layernorm: Literal[True] = True
     rotary_base: PositiveFloat = 1e6

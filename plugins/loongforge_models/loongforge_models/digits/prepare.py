@@ -2,8 +2,8 @@
 
     train.jsonl                  questions about the training images
     test.jsonl                   questions about the held-out images, a fifth of all
-    settings/train.jsonl         for choosing settings without looking at held-out images: the training images but for a tenth,
-    settings/validation.jsonl    which these questions are about
+    settings_train.jsonl         for choosing settings without looking at held-out images: the training images but for a tenth,
+    settings_validation.jsonl    which these questions are about
     images/0000.png              the scans as they are, 8x8 grey pixels, numbered as in scikit-learn
 
 The split is fixed: by a digest of each image's number, the same share of every digit, on any machine and with any version.
@@ -27,7 +27,7 @@ __all__ = ["Split", "prepare", "split", "write_scans"]
 
 NUM_HELD_OUT = 360
 NUM_VALIDATION = 144
-FILES = ("train.jsonl", "test.jsonl", "settings", "images")
+FILES = ("train.jsonl", "test.jsonl", "images")
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,12 @@ def _digest(image: int) -> str:
 
 def _write(folder: Path) -> None:
     labels = write_scans(folder / "images")
-    (folder / "settings").mkdir()
     parts = split(labels)
     remaining = sorted(set(parts.training) - set(parts.validation))
-    _write_lines(folder / "train.jsonl", training_questions(parts.training, labels), images="images")
-    _write_lines(folder / "test.jsonl", evaluation_questions(parts.held_out, labels), images="images")
-    _write_lines(folder / "settings/train.jsonl", training_questions(remaining, labels), images="../images")
-    _write_lines(folder / "settings/validation.jsonl", evaluation_questions(parts.validation, labels), images="../images")
+    _write_lines(folder / "train.jsonl", training_questions(parts.training, labels))
+    _write_lines(folder / "test.jsonl", evaluation_questions(parts.held_out, labels))
+    _write_lines(folder / "settings_train.jsonl", training_questions(remaining, labels))
+    _write_lines(folder / "settings_validation.jsonl", evaluation_questions(parts.validation, labels))
 
 
 def write_scans(folder: Path) -> list[int]:
@@ -92,5 +91,5 @@ def write_scans(folder: Path) -> list[int]:
     return [int(label) for label in scans.target]
 
 
-def _write_lines(path: Path, questions: Sequence[Question], *, images: str) -> None:
-    path.write_text("".join(json.dumps(question.line(images)) + "\n" for question in questions), encoding="utf-8")
+def _write_lines(path: Path, questions: Sequence[Question]) -> None:
+    path.write_text("".join(json.dumps(question.line("images")) + "\n" for question in questions), encoding="utf-8")

@@ -14,6 +14,8 @@ __all__ = ["FrameStackConfig"]
 class FrameStackConfig(ProjectorConfig):
     """Consecutive features side by side, then linear, GELU, linear."""
 
+    tiny = {"stack_size": 4, "init_method_std": 0.1}
+
     stack_size: PositiveInt = 4
     """Features that become one token. An item's last stack is filled up with zeros; no stack has features of two items."""
     ffn_hidden_size: PositiveInt | None = None

@@ -17,6 +17,8 @@ BLOCK = 2
 class InternMlpConfig(ProjectorConfig):
     """Four neighbouring features become one, four times as wide: a norm, then two linear layers with a GELU between them."""
 
+    tiny = {"init_method_std": 0.1}
+
     ffn_hidden_size: PositiveInt | None = None
     """Width between the layers; default `hidden_size`, as InternVL has it."""
     normalization: Literal["LayerNorm", "RMSNorm"] = "LayerNorm"

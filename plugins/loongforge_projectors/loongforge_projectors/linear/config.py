@@ -12,6 +12,8 @@ __all__ = ["LinearConfig"]
 class LinearConfig(ProjectorConfig):
     """One linear layer, token by token."""
 
+    tiny = {"init_method_std": 0.1}
+
     add_bias_linear: bool = True
     init_method_std: PositiveFloat = 0.02
 

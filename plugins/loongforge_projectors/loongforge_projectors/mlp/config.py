@@ -14,6 +14,8 @@ __all__ = ["MlpConfig"]
 class MlpConfig(ProjectorConfig):
     """Two linear layers with a GELU between them, token by token."""
 
+    tiny = {"init_method_std": 0.1}
+
     ffn_hidden_size: PositiveInt | None = None
     """Width between the layers; default `hidden_size`, as LLaVA has it."""
     activation: Literal["gelu", "gelu_tanh"] = "gelu"

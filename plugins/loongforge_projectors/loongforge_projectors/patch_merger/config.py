@@ -15,6 +15,8 @@ __all__ = ["PatchMergerConfig"]
 class PatchMergerConfig(ProjectorConfig):
     """A block of neighbouring features becomes one token: norm, features side by side, linear, GELU, linear."""
 
+    tiny = {"init_method_std": 0.1}
+
     original_forms: ClassVar[Mapping[str, Mapping[Any, Mapping[str, Any]]]] = {
         "activation_func": {"gelu": {"activation": "gelu"}, "gelu_tanh": {"activation": "gelu_tanh"}},
         "gated_linear_unit": {False: {}},

@@ -20,6 +20,8 @@ class InternVitConfig(TowerConfig):
     The defaults are those of InternViT-300M-448px.
     """
 
+    tiny = {**TowerConfig.tiny, "max_tiles": 4}
+
     num_layers: PositiveInt = 24
     hidden_size: PositiveInt = 1024
     ffn_hidden_size: PositiveInt = 4096

@@ -24,6 +24,17 @@ class NativeResolutionConfig(EncoderConfig):
     itself. There is a feature for every patch, frame by frame, row by row.
     """
 
+    tiny = {
+        "num_layers": 2,
+        "hidden_size": 16,
+        "ffn_hidden_size": 24,
+        "num_attention_heads": 2,
+        "patch_size": 4,
+        "min_pixels": 64,
+        "max_pixels": 1024,
+        "init_method_std": 0.1,
+    }
+
     num_layers: PositiveInt
     hidden_size: PositiveInt
     ffn_hidden_size: PositiveInt

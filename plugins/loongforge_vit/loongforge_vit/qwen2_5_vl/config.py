@@ -20,6 +20,8 @@ CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 class Qwen25VlConfig(NativeResolutionConfig):
     """Most layers attend within windows, a few within whole frames; rotary positions in two axes, no learned ones."""
 
+    tiny = {**NativeResolutionConfig.tiny, "window_size": 16, "fullatt_block_indexes": [1]}
+
     num_layers: PositiveInt = 32
     hidden_size: PositiveInt = 1280
     ffn_hidden_size: PositiveInt = 3420

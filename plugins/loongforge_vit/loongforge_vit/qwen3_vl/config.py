@@ -12,6 +12,8 @@ __all__ = ["Qwen3VlConfig"]
 class Qwen3VlConfig(NativeResolutionConfig):
     """Learned positions drawn over each frame, rotary positions in two axes, and levels from earlier layers (DeepStack)."""
 
+    tiny = {**NativeResolutionConfig.tiny, "num_layers": 3, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+
     num_layers: PositiveInt = 27
     hidden_size: PositiveInt = 1152
     ffn_hidden_size: PositiveInt = 4304

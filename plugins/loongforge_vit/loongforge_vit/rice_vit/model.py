@@ -117,15 +117,18 @@ class ClassTokenAttention(RotarySelfAttention):
     """
 
     def forward(self, *args: Any, packed_seq_params: PackedItems, **kwargs: Any) -> Any:
-        self.class_tokens = packed_seq_params.cu_seqlens_q[:-1].long()
-        return super().forward(*args, packed_seq_params=packed_seq_params, **kwargs)
+        self.class_tokens: Tensor | None = packed_seq_params.cu_seqlens_q[:-1].long()
+        try:
+            return super().forward(*args, packed_seq_params=packed_seq_params, **kwargs)
+        finally:
+            self.class_tokens = None
 
     def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
         query, key, *rest = SelfAttention.get_query_key_value_tensors(self, *args, **kwargs)
         return self.turn(query), self.turn(key), *rest
 
     def turn(self, heads_sbnd: Tensor) -> Tensor:
-        assert self.rotation is not None
+        assert self.rotation is not None and self.class_tokens is not None
         turned = rotate(heads_sbnd, self.rotation.detach())
         cosine, sine = self.rotation[:, self.class_tokens]
         first, second = heads_sbnd[self.class_tokens].chunk(2, dim=-1)

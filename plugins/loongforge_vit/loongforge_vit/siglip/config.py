@@ -17,6 +17,8 @@ __all__ = ["SiglipConfig"]
 class SiglipConfig(TowerConfig):
     """A pre-norm vision transformer on fixed-size images, learned positions, no class token."""
 
+    tiny = {**TowerConfig.tiny, "attention_pooling_head": False}
+
     num_layers: PositiveInt = 12
     hidden_size: PositiveInt = 768
     ffn_hidden_size: PositiveInt = 3072

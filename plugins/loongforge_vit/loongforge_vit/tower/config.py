@@ -16,6 +16,16 @@ __all__ = ["TowerConfig"]
 class TowerConfig(EncoderConfig):
     """A pre-norm vision transformer with learned positions, whose features are the output of any of its layers."""
 
+    tiny = {
+        "num_layers": 2,
+        "hidden_size": 16,
+        "ffn_hidden_size": 24,
+        "num_attention_heads": 2,
+        "image_size": 24,
+        "patch_size": 6,
+        "init_method_std": 0.1,
+    }
+
     num_layers: PositiveInt
     hidden_size: PositiveInt
     ffn_hidden_size: PositiveInt

@@ -1,0 +1,1 @@
+"""LoongForge plugin: models of transformers as encoders."""

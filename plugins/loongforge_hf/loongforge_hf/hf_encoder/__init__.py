@@ -1,0 +1,1 @@
+"""A vision or audio model of transformers as an encoder, by its name in a tested list."""

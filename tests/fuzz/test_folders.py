@@ -1,0 +1,105 @@
+"""Damaged Hugging Face folders and checkpoints are read or refused, by an error that names them, and never end otherwise.
+
+A flipped bit of a weight is a weight too: of a Hugging Face folder nobody knows which it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from mutations import damaged
+
+from loongforge_core.config.check import load_composition
+from loongforge_core.config.composition import Composition
+from loongforge_core.errors import InputError
+from loongforge_core.model.provider import OmniModelProvider
+from loongforge_core.parallel.launch import single_process
+from loongforge_core.registry.registry import Registry
+from loongforge_core.train.checkpoint import load_checkpoint, save_checkpoint
+from loongforge_core.train.record import Record, model_of
+from loongforge_core.train.step import Trainer, build_trainer
+from loongforge_core.weights.export_hf import export_hf
+from loongforge_core.weights.load import import_model
+
+SECONDS = 5
+CHANGES = (
+    *("data.prepare=null", "data.path=null", "data.eval_path=null", "train.seq_length=64", "model.image_encoder.num_layers=1"),
+    *("model.foundation.num_layers=1", "model.foundation.hidden_size=16", "model.foundation.ffn_hidden_size=16"),
+    *("model.image_encoder.hidden_size=16", "model.image_encoder.ffn_hidden_size=16"),
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    composition: Composition
+    registry: Registry
+    trainer: Trainer
+    folder: Path
+    """In the published format."""
+    checkpoint: Path
+
+    def import_from(self, folder: Path) -> None:
+        import_model(folder, self.trainer.models[0].components(), self.composition, self.registry)
+
+    def resume_from(self, folder: Path) -> None:
+        load_checkpoint(folder, self.trainer)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    registry, home = Registry.discover(), tmp_path_factory.mktemp("model")
+    composition = load_composition("digits", [*CHANGES, f"output_dir={home}"], registry=registry)
+    torch.set_num_threads(1)
+    logging.getLogger("dcp_logger").setLevel(logging.WARNING)  # torch says what it loads, a line each
+    with single_process():
+        trainer = build_trainer(composition, [OmniModelProvider(composition=composition, registry=registry)()])
+        export_hf(trainer.models[0].components(), composition, registry, home / "hf", tokenizer=composition.run.tokenizer)
+        record = Record(step=1, model=model_of(composition), numbers={}, plugins=())
+        yield Model(composition, registry, trainer, home / "hf", save_checkpoint(home, trainer, record))
+
+
+def spoilt(whole: Path, copy: Path, draw: random.Random) -> Path:
+    """A copy with one file damaged, mostly near its beginning, where it says what is in it."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(whole, copy)
+    file = draw.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
+    content = file.read_bytes()
+    length = len(content) if draw.random() < 0.3 else min(len(content), 4000)
+    file.write_bytes(damaged(content[:length], draw, bits=draw.random() < 0.5) + content[length:])
+    return copy
+
+
+def read_or_refused(read: Callable[[Path], None], folder: Path) -> bool:
+    begin = time.process_time()
+    try:
+        read(folder)
+    except InputError as error:
+        assert str(folder) in str(error)
+        return False
+    finally:
+        assert time.process_time() - begin < SECONDS
+    return True
+
+
+@pytest.mark.parametrize("kind", ["published", "checkpoint"])
+def test_whole_folders_are_read(kind: str, model: Model, tmp_path: Path) -> None:
+    shutil.copytree(model.folder if kind == "published" else model.checkpoint, tmp_path / "copy")
+    assert read_or_refused(model.import_from if kind == "published" else model.resume_from, tmp_path / "copy")
+
+
+def test_a_damaged_published_folder(seeds: range, model: Model, tmp_path: Path) -> None:
+    for seed in seeds:
+        read_or_refused(model.import_from, spoilt(model.folder, tmp_path / "copy", random.Random(seed)))
+
+
+def test_a_damaged_checkpoint(seeds: range, model: Model, tmp_path: Path) -> None:
+    for seed in seeds:
+        read_or_refused(model.resume_from, spoilt(model.checkpoint, tmp_path / "copy", random.Random(seed)))
