@@ -32,7 +32,8 @@ A component has up to four parts, each a string `package.module:attribute`, impo
     config     a subclass of EncoderConfig, ProjectorConfig, BackboneConfig (config.py) or RecipeConfig (recipe.py); imports no torch
     model      a module that implements loongforge_core.layers.interfaces; builds from (config, context)
     weights    a function config -> loongforge_core.weights.table.Table, for import from and export to Hugging Face
-    processor  a Processor (processor.py): a file -> the encoder's inputs; numpy only; encoders have one
+    processor  a Processor (processor.py): a file -> the encoder's inputs; numpy only; encoders have one. `loongforge_core.media` opens
+               images and sounds
 
 This package imports neither torch nor Megatron, and neither may a `config` or a `processor` module: `loongforge list`,
 `validate` and the data workers use them. What a plugin needs of this page and of `layers.interfaces` is imported from

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from loongforge_core.component import Processor
 from loongforge_core.errors import DataError
 from loongforge_core.generate.evaluate import UNNAMED_KIND, Prediction, exact_match
+from loongforge_core.media.images import open_rgb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,11 +195,11 @@ def picture_of(modality: str, path: Path, processors: Mapping[str, Processor[Any
 def opened(path: Path) -> np.ndarray | None:
     """Pixels `[H, W, 3]`; None for what is not an image, whatever its modality is called."""
     try:
-        with Image.open(path) as image:
-            image.thumbnail((256, 256))
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        image = open_rgb(path)
+    except DataError:
         return None
+    image.thumbnail((256, 256))
+    return np.asarray(image)
 
 
 def without_tags(one: Prediction) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import pickle
 import shutil
@@ -81,7 +82,7 @@ def fork_ranks(
         try:
             for rank in range(world_size):
                 ours, theirs = Pipe(duplex=False)
-                if not (process := os.fork()):
+                if not (process := fork()):
                     run_rank(work, rank, folder, theirs, line)
                 theirs.close()
                 started[ours] = Forked(rank, process)
@@ -91,6 +92,17 @@ def fork_ranks(
             return answers
         finally:
             end(list(started.values()))
+
+
+def fork() -> int:
+    """`os.fork`. What is there already is nothing for the garbage collection of the new process: parts of it belong to threads that this
+    one does not have (a segmentation fault, seen once), and looking at it copies its pages.
+    """
+    gc.freeze()
+    process = os.fork()
+    if process:
+        gc.unfreeze()
+    return process
 
 
 @contextlib.contextmanager

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loongforge_audio.wav import read_wav
-from loongforge_vit.images import open_rgb
 from mutations import damaged
 from PIL import Image
 from scipy.io import wavfile
 
 from loongforge_core.component import ProcessedItem, Processor
 from loongforge_core.errors import DataError
+from loongforge_core.media.images import open_rgb
+from loongforge_core.media.sounds import read_wav
 from loongforge_core.registry.registry import Registry
 
 SECONDS = 5

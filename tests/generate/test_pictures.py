@@ -13,7 +13,7 @@ from PIL import Image
 from loongforge_core.component import ProcessedItem, Processor
 from loongforge_core.errors import DataError
 from loongforge_core.generate.evaluate import Prediction
-from loongforge_core.generate.pictures import COLUMNS, ROWS, choose, draw_loss, draw_predictions, smoothed
+from loongforge_core.generate.pictures import COLUMNS, ROWS, choose, draw_loss, draw_predictions, opened, smoothed
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -50,6 +50,14 @@ def test_items_of_every_kind(items: dict[str, Path], tmp_path: Path) -> None:
     assert (np.diff(columns) > 1).any(), "one card each has the image"
     last = columns[np.flatnonzero(np.diff(columns) > 1)[-1] + 1 :]
     assert len(last) / len(rows) == pytest.approx(2, rel=0.05), "an image keeps its proportions"
+
+
+def test_an_image_is_shown_upright_and_small(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (800, 400), "blue").save(tmp_path / "turned.jpg", exif=exif)
+    shown = opened(tmp_path / "turned.jpg")
+    assert shown is not None and shown.shape == (256, 128, 3)
 
 
 def test_dollars_are_no_formulas(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What `loongforge new-plugin` writes, and what it refuses.
 
-`tests/packaging` installs it in a clean environment, trains it and runs its tests.
+`tests/packaging` installs an encoder in a clean environment, trains it and runs its tests.
 """
 
 from __future__ import annotations
@@ -49,6 +49,19 @@ def test_every_kind_is_found_and_is_valid(installed: Path, capsys: pytest.Captur
         assert found[kind, name] == found["composition", f"{name}_demo"] == ("my-radar" if name == "my_radar" else name)
         assert main(["validate", f"{name}_demo"]) == 0
         assert capsys.readouterr().out.endswith("OK\n")
+
+
+@pytest.mark.parametrize(("distribution", "kind"), [("my_projector", "projector"), ("my_lm", "backbone"), ("my_recipe", "recipe")])
+def test_the_other_kinds_pass_their_tests(distribution: str, kind: str, installed: Path) -> None:
+    """But for those in layouts, in which the judge's own tests try every projector and language model of ours, on the same layers."""
+    from loongforge_core import Registry
+    from loongforge_core.testing.conformance import CHECKS, components_of, judge
+
+    registry = Registry.discover()
+    (spec,) = components_of(distribution, registry)
+    results = list(judge(spec, registry, [check for check in CHECKS if not check.name.startswith("layout")]))
+    assert spec.kind == kind and len(results) > 3
+    assert not [str(result) for result in results if result.status == "finding"]
 
 
 @pytest.mark.parametrize("modality", ["image", "radar"])

@@ -173,7 +173,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="derivatives",
         kinds=MODULES,
-        asks="The gradient of every parameter is the derivative of the output by it.",
+        asks="The gradient of a parameter is the derivative of the output by it.",
         means="Training goes in another direction than downhill: a part of the gradient is lost on the way, or is wrong.",
         mend="No `detach`, `no_grad` or `.data` on the way from a parameter to the output; check your own autograd functions.",
         run=f"{HERE}.values:derivatives",

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from loongforge_core.errors import DataError
 from loongforge_core.layers.interfaces import Component, Features
 from loongforge_core.testing.conformance import sequences
 from loongforge_core.testing.conformance.files import KINDS_OF_FILES
-from loongforge_core.testing.conformance.subject import NotApplicable, Subject
+from loongforge_core.testing.conformance.subject import NotApplicable, Subject, fresh
 from loongforge_core.testing.conformance.trials import built, difference, features_of, run_backbone, trials
 
 __all__ = ["independence", "leak", "levels", "order", "processor", "token_counts"]
@@ -53,6 +54,7 @@ def processor(subject: Subject) -> Iterator[str]:
         opener = subject.registry.load(subject.spec, "processor")(subject.config, modality)
         yield from (f"of {modality}, {said}" for said in made_of(opened, opener))
         yield from (f"of {modality}, {said}" for said in damaged(opened[0][0], opener))
+        yield from (f"of {modality}, {said}" for said in under_another_name(subject, opener, *opened[0]))
         yield from (f"of {modality}, {said}" for said in elsewhere(subject, modality, *opened[0]))
 
 
@@ -68,9 +70,27 @@ def made_of(opened: Sequence[tuple[Path, ProcessedItem]], opener: Any) -> Iterat
             yield f"the size of {path.name} is {item.size!r}, expected a tuple of int"
         if wrong := [name for name, value in item.inputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]:
             yield f"{', '.join(wrong)} of {path.name} has values that are not finite"
-    again = opener(opened[0][0])
-    if again.size != opened[0][1].size or any(not np.array_equal(again.inputs[name], opened[0][1].inputs[name]) for name in names):
+    if not same(opener(opened[0][0]), opened[0][1]):
         yield "the same file opened twice gives two different items"
+
+
+def same(one: ProcessedItem, other: ProcessedItem) -> bool:
+    alike = one.size == other.size and one.inputs.keys() == other.inputs.keys()
+    return alike and all(np.array_equal(value, other.inputs[name]) for name, value in one.inputs.items())
+
+
+def under_another_name(subject: Subject, opener: Any, path: Path, item: ProcessedItem) -> Iterator[str]:
+    """What is in a file decides, not what it is called and where it lies."""
+    folder = fresh(subject, "renamed")
+    folder.mkdir()
+    copied = folder / f"another{path.suffix}"
+    (shutil.copytree if path.is_dir() else shutil.copyfile)(path, copied)
+    try:
+        again = opener(copied)
+    except DataError:  # a header that lies beside it under the same name, say, did not come along
+        return
+    if not same(again, item):
+        yield "a copy of a file, in another folder under another name, gives another item"
 
 
 OPEN = """
@@ -248,9 +268,12 @@ def several(subject: Subject, modality: str) -> Sequence[ProcessedItem]:
 
 
 def by_item(features: Features) -> list[Tensor]:
-    """Each item's features and levels `[levels + 1, n, W]`."""
+    """Each item's features and levels `[levels + 1, n, W]`. Raises NotApplicable where nobody can say which are whose."""
+    lengths = [math.prod(grid) for grid in features.grids]
+    if any(len(each) != sum(lengths) for each in (features.hidden_NW, *features.levels)):
+        raise NotApplicable("its features are not as many as their grids say, so that items cannot be told apart: see `token_counts`")
     stacked_lNW = torch.stack((features.hidden_NW, *features.levels))
-    return list(torch.split(stacked_lNW, [math.prod(grid) for grid in features.grids], dim=1))
+    return list(torch.split(stacked_lNW, lengths, dim=1))
 
 
 # ---- levels
@@ -274,25 +297,38 @@ def levels(subject: Subject) -> Iterator[str]:
             after = features_of(component, changed)
             if difference(after.levels[index], level_NW) < TOLERANCE:
                 yield f"level {index} does not depend on the encoder's level {index}"
-            yield from in_other_places(component, items, index)
+            yield from in_other_places(component, items, index, features)
             others = [features.hidden_NW, *(each for other, each in enumerate(features.levels) if other != index)]
             theirs = [after.hidden_NW, *(each for other, each in enumerate(after.levels) if other != index)]
             if any(difference(given, expected) > TOLERANCE for given, expected in zip(theirs, others)):
                 yield f"what it makes of the features or of another level depends on level {index}"
 
 
-def in_other_places(component: Component[Any], items: Sequence[ProcessedItem], index: int) -> Iterator[str]:
-    """A token of a level is made of the level's rows in the places of the rows that the same token of the features is made of."""
-    rows = sum(len(item.inputs["values"]) for item in items)
-    for row in np.random.default_rng(4).choice(rows, size=min(rows, 5), replace=False):
-        reached = [
-            (features_of(component, turned_in(items, name, row)), features_of(component, items)) for name in ("values", f"level {index}")
-        ]
-        by_features = changed_rows(*(features.hidden_NW for features in reached[0]))
-        by_level = changed_rows(*(features.levels[index] for features in reached[1]))
-        if by_features != by_level:
-            yield f"row {row} of level {index} reaches the tokens {by_level} of the level; of the features it reaches {by_features}"
+def in_other_places(component: Component[Any], items: Sequence[ProcessedItem], index: int, before: Features) -> Iterator[str]:
+    """A row of a level reaches the tokens that the row of the features in its place reaches.
+
+    It may reach more of them, or fewer: features may be mixed within an item, and levels not.
+    """
+    rows = telling_rows(items)
+    for row in np.random.default_rng(4).choice(rows, size=min(len(rows), 5), replace=False):
+        turned, level_turned = (features_of(component, turned_in(items, name, row)) for name in ("values", f"level {index}"))
+        by_features = changed_rows(turned.hidden_NW, before.hidden_NW)
+        by_level = changed_rows(level_turned.levels[index], before.levels[index])
+        common = by_features & by_level
+        if common not in (by_features, by_level) or bool(by_features) != bool(by_level):
+            yield (
+                f"row {row} of level {index} reaches the tokens {sorted(by_level)} of the level; "
+                f"of the features it reaches {sorted(by_features)}"
+            )
             return
+
+
+def telling_rows(items: Sequence[ProcessedItem]) -> list[int]:
+    """Of all items' rows, those of items that are more than two rows high and wide, where there are any: others fit in one block."""
+    lengths = [len(item.inputs["values"]) for item in items]
+    starts = np.cumsum([0, *lengths])
+    wide = [index for index, item in enumerate(items) if len(item.size) > 1 and min(item.size[-2:]) > 2]
+    return [row for index in wide or range(len(items)) for row in range(starts[index], starts[index] + lengths[index])]
 
 
 def turned_in(items: Sequence[ProcessedItem], name: str, row: int) -> list[ProcessedItem]:
@@ -307,9 +343,8 @@ def turned_in(items: Sequence[ProcessedItem], name: str, row: int) -> list[Proce
     return changed
 
 
-def changed_rows(after_NW: Tensor, before_NW: Tensor) -> list[int]:
-    changed: list[int] = ((after_NW - before_NW).abs().amax(dim=1) > TOLERANCE).nonzero().flatten().tolist()
-    return changed
+def changed_rows(after_NW: Tensor, before_NW: Tensor) -> set[int]:
+    return set(((after_NW - before_NW).abs().amax(dim=1) > TOLERANCE).nonzero().flatten().tolist())
 
 
 def levels_reach_logits(subject: Subject) -> Iterator[str]:

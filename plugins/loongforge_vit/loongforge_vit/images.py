@@ -1,73 +1,21 @@
-"""An image file -> pixels, as transformers' processors with Pillow make them, bit for bit.
-
-Turned upright by its EXIF orientation first, as `transformers.image_utils.load_image` does; transparency is laid over white. Of greys
-of more than eight bits the upper eight are seen, as Pillow sees them of colours; transformers would see white wherever there is more than
-1/256 of it.
-
-Shapes: C channels, H rows, W columns, v values of a colour.
-"""
+"""What processors of images share, beside `loongforge_core.media.images`, which opens them."""
 
 from __future__ import annotations
 
-import struct
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from loongforge_core.errors import DataError
 
-__all__ = ["check_rgb", "normalised", "open_rgb", "published_pixels"]
-
-DAMAGED = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
-    struct.error,
-)
-"""What Pillow raises for damaged files: its decoders look for damage where they expect it only."""
-UNKNOWN = 0
-TIFF_BITS, TIFF_ZERO_IS, TIFF_BLACK = 258, 262, 1
-"""Tags of a TIFF: bits per sample, and the photometric interpretation, which is 1 where zero is black."""
+__all__ = ["check_rgb", "published_pixels"]
 
 
 def check_rgb(num_channels: int) -> None:
     """Raises DataError for an encoder that looks at something else than the three channels of an image."""
     if num_channels != 3:
         raise DataError(f"num_channels is {num_channels}, but images are opened as RGB; expected 3")
-
-
-def open_rgb(path: Path) -> Image.Image:
-    """The image, upright, RGB. Raises DataError when there is none, or where nobody knows how bright its greys are."""
-    try:
-        with _opened(path) as file:
-            file.load()
-            if (bits := _bits_of_grey(file)) == UNKNOWN:
-                raise DataError(
-                    f"{path}: the greys of this {file.format} are {'fractions' if file.mode == 'F' else 'integers'} that do not say which "
-                    "is white; expected an image of 8 or 16 bits a colour, such as a PNG"
-                )
-            upright = ImageOps.exif_transpose(file)
-            return _rgb(_upper_eight_bits(upright, bits) if bits > 8 else upright)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        most = Image.MAX_IMAGE_PIXELS
-        raise DataError(f"{path}: larger than {most:,} pixels; make it smaller") from error
-    except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image, or of a kind that Pillow cannot open") from error
-    except DAMAGED as error:
-        raise DataError(f"{path}: cannot read this image, is it truncated? {error}") from error
-
-
-def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """`[3, H, W]` float32, from 0 to 1 before the mean is taken off."""
-    # Of the 256 values that there are; float64 and the order of operations are transformers': they decide the last bit.
-    scaled_v1 = (np.arange(256).astype(np.float64) * (1 / 255)).astype(np.float32)[:, None]
-    values_vC = (scaled_v1 - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
-    pixels_HWC = np.asarray(image)
-    return np.stack([values_vC[:, channel].take(pixels_HWC[..., channel]) for channel in range(values_vC.shape[1])])
 
 
 def published_pixels(mean: Sequence[float], std: Sequence[float]) -> Mapping[str, Any]:
@@ -82,38 +30,3 @@ def published_pixels(mean: Sequence[float], std: Sequence[float]) -> Mapping[str
         "image_mean": list(mean),
         "image_std": list(std),
     }
-
-
-def _opened(path: Path) -> Image.Image:
-    """Its header is read, and no pixel yet. What Pillow warns of, and takes gigabytes for, is an error: a bomb is a few kilobytes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(path)
-
-
-def _bits_of_grey(file: Image.Image) -> int:
-    """How many bits white has: 8 but where Pillow opens greys as wider numbers; or UNKNOWN."""
-    if file.mode != "F" and not file.mode.startswith("I"):
-        return 8
-    if file.mode != "F" and file.format in ("PNG", "PPM", "JPEG2000"):
-        return 16  # what has fewer Pillow brings to as many
-    tags = getattr(file, "tag_v2", {})
-    if file.mode.startswith("I;16") and tags.get(TIFF_ZERO_IS) == TIFF_BLACK:
-        return int(tags[TIFF_BITS][0])
-    return UNKNOWN
-
-
-def _upper_eight_bits(image: Image.Image, bits: int) -> Image.Image:
-    """Its one transparent grey, where it has one, becomes white."""
-    values = np.asarray(image)
-    upper = (values >> (bits - 8)).astype(np.uint8)
-    upper[values == image.info.get("transparency", -1)] = 255
-    return Image.fromarray(upper)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")

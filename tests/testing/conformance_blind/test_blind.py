@@ -12,7 +12,7 @@ from loongforge_core.testing.conformance import CHECKS, Result, judge
 from tests.testing.conformance_blind.planted import EXPECTED, PLANTED
 
 # Checks that have yet to learn to see what is planted for them. Strict: whoever teaches them takes the name out.
-STILL_MISSED = ("processor", "state", "derivatives", "levels")
+STILL_MISSED: tuple[str, ...] = ()
 
 
 def judged(spec: ComponentSpec, check: str) -> Result:

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from loongforge_audio.wav import read_wav
 from loongforge_audio.whisper.config import WhisperConfig
 from loongforge_core.component import Augmentation, ProcessedItem, Processor
 from loongforge_core.errors import DataError
+from loongforge_core.media.sounds import read_wav
 
 __all__ = ["WhisperProcessor"]
 

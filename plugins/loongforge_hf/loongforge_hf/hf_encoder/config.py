@@ -14,12 +14,14 @@ from loongforge_hf.hf_encoder.architecture import Architecture, Pictures, Sounds
 from loongforge_hf.hf_encoder.hearing import AUDIO
 from loongforge_hf.hf_encoder.vision import VISION
 
-__all__ = ["ARCHITECTURES", "RATE", "HfEncoderConfig"]
+__all__ = ["ARCHITECTURES", "HOP", "RATE", "WINDOW", "HfEncoderConfig"]
 
 ARCHITECTURES: Mapping[str, Architecture] = {**VISION, **AUDIO}
 
 RATE = 16_000
 """Samples a second, of all audio models in the list."""
+WINDOW, HOP = 400, 160
+"""Samples of a frame of 25 ms, and from one frame to the next, of those that look at frames."""
 
 Name = Literal[
     *("vit", "deit", "beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "ijepa", "siglip", "convnextv2", "swin"),
@@ -184,4 +186,4 @@ class HfEncoderConfig(EncoderConfig):
 
 def num_frames(samples: int) -> int:
     """Frames of 25 ms that lie in so many samples, 10 ms apart."""
-    return (samples - 400) // 160 + 1
+    return (samples - WINDOW) // HOP + 1

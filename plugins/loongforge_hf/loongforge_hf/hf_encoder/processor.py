@@ -9,17 +9,18 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from loongforge_core.component import Augmentation, ProcessedItem, Processor
 from loongforge_core.errors import DataError
-from loongforge_hf.hf_encoder.config import RATE, HfEncoderConfig
-from loongforge_hf.hf_encoder.pictures import normalised, square
-from loongforge_hf.hf_encoder.sounds import MEAN, STD, Filterbank, normalised_samples, read_wav
+from loongforge_core.media.images import middle, normalised, open_rgb, with_shorter_side
+from loongforge_core.media.sounds import read_wav
+from loongforge_hf.hf_encoder.config import HOP, RATE, WINDOW, HfEncoderConfig
+from loongforge_hf.hf_encoder.sounds import MEAN, STD, Filterbank, normalised_samples
 
 __all__ = ["HfProcessor"]
 
-SHORTEST_FRAME = 400
-"""Samples of a frame of 25 ms."""
+RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 class HfProcessor(Processor[HfEncoderConfig]):
@@ -31,18 +32,19 @@ class HfProcessor(Processor[HfEncoderConfig]):
 
     def _picture(self, path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
         config, published = self.config, self.config.pictures
-        image = square(
-            path,
-            side=config.side,
-            side_before_cut=config.side_before_cut,
-            fit=config.fit or published.fit,
-            resample=config.resample or published.resample,
-        )
-        pixels = normalised(image, config.image_mean or published.image_mean, config.image_std or published.image_std)
+        resample, length = RESAMPLE[config.resample or published.resample], config.side_before_cut
+        image = open_rgb(path)
+        try:
+            crops = (config.fit or published.fit) == "crop"
+            resized = with_shorter_side(image, length, resample) if crops else image.resize((length, length), resample)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        mean, std = config.image_mean or published.image_mean, config.image_std or published.image_std
+        pixels = normalised(middle(resized, config.side), mean, std)
         return pixels[None], pixels.shape[1:]
 
     def _sound(self, path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
-        samples = read_wav(path)
+        samples = read_wav(path, RATE)
         kind = self.config.sounds.kind
         if kind != "spectrogram" and len(samples) > self.config.most_samples:
             raise DataError(
@@ -51,7 +53,7 @@ class HfProcessor(Processor[HfEncoderConfig]):
             )
         if kind == "samples":
             return self._samples(path, samples)
-        if len(samples) < SHORTEST_FRAME + (160 if kind == "paired spectrogram" else 0):
+        if len(samples) < WINDOW + (HOP if kind == "paired spectrogram" else 0):
             raise DataError(f"{path}: {len(samples)} samples are too short for {self.config.name}, which looks at frames of 25 ms")
         frames = self.filterbank(samples)
         return self._padded(path, frames) if kind == "spectrogram" else self._paired(frames)

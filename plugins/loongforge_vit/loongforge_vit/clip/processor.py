@@ -7,29 +7,20 @@ from typing import Any
 
 from PIL import Image
 
+from loongforge_core.media.images import middle, with_shorter_side
 from loongforge_vit.clip.config import ClipConfig
 from loongforge_vit.images import published_pixels
 from loongforge_vit.tower.processor import SquareProcessor
 
 __all__ = ["ClipProcessor"]
 
-MOST_PIXELS = 2**28
-"""Of a resized image, before its middle is cut out: 0.8 GB, where a file of a few bytes could ask for any number."""
-
 
 class ClipProcessor(SquareProcessor[ClipConfig]):
     """The shorter edge is brought to the square's side, and what is too much of the longer one is cut off on both ends."""
 
     def fit(self, image: Image.Image) -> Image.Image:
-        side, shorter = self.config.image_size, min(image.size)
-        width, height = (int(side * edge / shorter) for edge in image.size)
-        if width * height > MOST_PIXELS:
-            raise ValueError(
-                f"{image.height} x {image.width} pixels are too elongated: with the shorter side brought to {side} they would be "
-                f"{width * height:,}, and at most {MOST_PIXELS:,} are made"
-            )
-        left, top = (width - side) // 2, (height - side) // 2
-        return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+        side = self.config.image_size
+        return middle(with_shorter_side(image, side, Image.Resampling.BICUBIC), side)
 
     def published(self) -> Mapping[str, Any]:
         side = self.config.image_size

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from loongforge_core.component import Augmentation, ProcessedItem, Processor
-from loongforge_vit.images import check_rgb, normalised, open_rgb, published_pixels
+from loongforge_core.media.images import normalised, open_rgb
+from loongforge_vit.images import check_rgb, published_pixels
 from loongforge_vit.intern_vit.config import InternVitConfig
 from loongforge_vit.videos import video_frames
 

@@ -20,7 +20,8 @@ from PIL import Image
 
 from loongforge_core.component import Augmentation, ProcessedItem, Processor, Shape
 from loongforge_core.errors import DataError
-from loongforge_vit.images import check_rgb, normalised, open_rgb, published_pixels
+from loongforge_core.media.images import normalised, open_rgb
+from loongforge_vit.images import check_rgb, published_pixels
 from loongforge_vit.native_resolution.config import MOST_ELONGATED, NativeResolutionConfig
 from loongforge_vit.videos import video_frames
 

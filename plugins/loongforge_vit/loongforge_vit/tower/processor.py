@@ -15,7 +15,8 @@ from PIL import Image
 
 from loongforge_core.component import Augmentation, ProcessedItem, Processor
 from loongforge_core.errors import DataError
-from loongforge_vit.images import check_rgb, normalised, open_rgb
+from loongforge_core.media.images import normalised, open_rgb
+from loongforge_vit.images import check_rgb
 from loongforge_vit.tower.config import TowerConfig
 from loongforge_vit.tower.distortion import Distortion, distort, draw_distortion
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loongforge_vit.images import open_rgb
-from pictures import noise
 from PIL import Image
 from transformers.image_utils import load_image
 
 from loongforge_core.errors import DataError
+from loongforge_core.media.images import middle, normalised, open_rgb, with_shorter_side
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
 
 UPPER, LOWER = noise(20, 30), noise(20, 30, seed=1)
 WIDE = UPPER.astype(np.uint16) * 256 + LOWER
@@ -102,3 +106,21 @@ def test_transparency_is_laid_over_white(kind: str, tmp_path: Path) -> None:
     alpha = rgba[..., 3:] / 255
     assert alpha.min() < 1
     np.testing.assert_allclose(seen(tmp_path / "some.png"), rgba[..., :3] * alpha + 255 * (1 - alpha), atol=1)
+
+
+@pytest.mark.parametrize("sides", [(40, 20), (20, 40)])
+def test_the_middle_of_a_resized_image_is_normalised_colour_by_colour(sides: tuple[int, int]) -> None:
+    """A red field in blue, half as long as the image: of it alone the square is cut out."""
+    image = Image.new("RGB", sides, "blue")
+    width, height = sides
+    image.paste("red", (width // 4, height // 4, width - width // 4, height - height // 4))
+    resized = with_shorter_side(image, 80, Image.Resampling.NEAREST)
+    assert sorted(resized.size) == [80, 160] and (resized.width > resized.height) == (width > height)
+    pixels = normalised(middle(resized, 40), mean=[0.5, 0.25, 0.0], std=[0.5, 0.5, 0.25])
+    assert pixels.dtype == np.float32
+    np.testing.assert_array_equal(pixels, np.broadcast_to(np.float32([1, -0.5, 0])[:, None, None], (3, 40, 40)))
+
+
+def test_a_line_that_would_fill_all_memory_is_not_resized() -> None:
+    with pytest.raises(ValueError, match=r"1 x 30000 pixels are too elongated: .* 3,386,880,000, and at most 268,435,456"):
+        with_shorter_side(Image.new("RGB", (30_000, 1)), 336, Image.Resampling.BICUBIC)

@@ -3,6 +3,8 @@
 PCM of 8 to 32 bits and floats, any number of channels, any rate. Other formats (MP3, FLAC, ...) are not decoded: convert them once, such
 as by `ffmpeg -i sound.mp3 sound.wav`. Resampling is scipy's polyphase filter, a sinc under a Kaiser window; transformers leaves it to
 other libraries, whose filters differ from it as they do from one another.
+
+scipy is no requirement of loongforge_core, which otherwise has no use for it: a plugin that reads sounds requires it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 import struct
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ __all__ = ["read_wav"]
 
 LARGEST = 2**28
 """In bytes: hours of sound, where encoders take minutes. As numbers, it is up to eight times as large."""
+DAMAGED = (OSError, EOFError, ValueError, TypeError, LookupError, NameError, ArithmeticError, MemoryError, struct.error, Warning)
+"""What scipy raises for damaged files: among others it looks at variables that only a complete one would have set."""
 HIGHEST_RATE = 1_000_000
 """Above what anything records: the filter that resamples is as long as the rate is high, so that a damaged header could fill all memory."""
 
@@ -47,8 +52,7 @@ def opened(path: Path) -> tuple[int, np.ndarray]:
             rate, samples = wavfile.read(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such sound") from error
-    # What scipy raises for damaged files: among others it looks at variables that only a complete one would have set.
-    except (OSError, EOFError, ValueError, TypeError, LookupError, NameError, ArithmeticError, struct.error, Warning) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: {refusal(path)} ({error})") from error
     if not 0 < rate <= HIGHEST_RATE:
         raise DataError(f"{path}: says that it has {rate} samples a second; expected 1 to {HIGHEST_RATE}")
@@ -56,8 +60,9 @@ def opened(path: Path) -> tuple[int, np.ndarray]:
 
 
 def refusal(path: Path) -> str:
-    if path.is_file() and path.read_bytes()[:4] in (b"RIFF", b"RIFX", b"RF64"):
-        return "cannot read this sound, is it truncated?"
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(4) in (b"RIFF", b"RIFX", b"RF64"):
+            return "cannot read this sound, is it truncated?"
     return "not a WAV file, which is what sounds are read from; convert others, such as by `ffmpeg -i sound.mp3 sound.wav`"
 
 
