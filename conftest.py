@@ -106,7 +106,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=20, metavar="N", help="tests/train/test_kill.py: how often the run of two processes is killed"
     )
-    parser.addoption("--fuzz", type=int, default=80, metavar="N", help="tests/fuzz: this many damaged files of each kind")
+    parser.addoption("--fuzz", type=int, default=40, metavar="N", help="tests/fuzz: this many damaged files of each kind")
     parser.addoption("--whole-matrix", action="store_true", help="tests/matrix: every combination of components instead of a sample")
 
 
@@ -120,11 +120,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The slowest files first; in one of the two passes, leaves to the other what one of them is enough for."""
+    """The slowest files first; in one of the two passes, leaves to the other what one of them is enough for, and giants to neither."""
     items.sort(key=lambda item: next((place for place, file in enumerate(FIRST) if item.nodeid.startswith(file)), len(FIRST)))
     if "EXPECT_MEGATRON" not in os.environ:
         return
-    left = [item for item in items if is_for_the_other_pass(item.nodeid)]
+    left = [item for item in items if is_for_the_other_pass(item.nodeid) or item.get_closest_marker("giant")]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
 

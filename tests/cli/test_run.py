@@ -184,7 +184,7 @@ def test_bad_arguments_of_generate(run: Run, arguments: list[str], said: str, ca
 
 
 def test_evaluate_without_questions(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", *run.command, "data.eval_path=null"]) == 2
+    assert main(["evaluate", *run.command, "data.eval_path=null", "train.eval_interval=0"]) == 2
     assert "--questions" in capsys.readouterr().err
 
 

@@ -42,11 +42,6 @@ def never_meet() -> None:
     distributed.barrier()
 
 
-def write_process_id_and_wait(folder: Path) -> None:
-    (folder / str(distributed.get_rank())).write_text(str(os.getpid()))
-    time.sleep(60)
-
-
 def groups_of_megatron() -> tuple[int, int]:
     from megatron.core import parallel_state
 
@@ -101,16 +96,23 @@ def test_the_server_works_on_after_a_failure() -> None:
     assert len(run_ranks(sum_of_ranks, 2, 0)) == 2
 
 
-def test_ranks_end_with_the_process_that_started_them(tmp_path: Path) -> None:
-    code = (
-        f"import sys; sys.path[:] = {sys.path!r}\n"
-        "from importlib.util import module_from_spec, spec_from_file_location\n"
-        f"spec = spec_from_file_location('ranks_of_a_dead_parent', {__file__!r})\n"
-        "module = sys.modules[spec.name] = module_from_spec(spec); spec.loader.exec_module(module)\n"
-        f"module.run_ranks(module.write_process_id_and_wait, 2, module.Path({str(tmp_path)!r}))\n"
+def test_a_program_of_its_own(tmp_path: Path) -> None:
+    """Functions of its main module run on ranks, and ranks end with the process that started them."""
+    script, folder = tmp_path / "script.py", tmp_path / "ranks"
+    folder.mkdir()
+    script.write_text(
+        "import os, pathlib, sys, time\n"
+        "from loongforge_core.parallel.launch import run_ranks\n"
+        "def twice(number):\n    return 2 * number\n"
+        "def wait(folder):\n    (folder / str(os.getpid())).touch(); time.sleep(300)\n"
+        "if __name__ == '__main__':\n"
+        "    print(run_ranks(twice, 2, 21), flush=True)\n"
+        "    run_ranks(wait, 2, pathlib.Path(sys.argv[1]))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code])
-    ranks = wait_for(lambda: [int(text) for path in tmp_path.iterdir() if (text := path.read_text())], 2)
+    path = os.pathsep.join(filter(None, sys.path))
+    parent = subprocess.Popen([sys.executable, script, folder], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout and parent.stdout.readline() == "[42, 42]\n"
+    ranks = wait_for(lambda: [int(file.name) for file in folder.iterdir()], 2)
     parent.kill()
     parent.wait()
     wait_for(lambda: [rank for rank in ranks if Path(f"/proc/{rank}").exists()], 0)
@@ -122,18 +124,6 @@ def wait_for(read, length: int):  # type: ignore[no-untyped-def]
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     return found
-
-
-def test_a_function_of_the_main_module(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from loongforge_core.parallel.launch import run_ranks\n"
-        "def twice(number):\n    return 2 * number\n"
-        "if __name__ == '__main__':\n    print(run_ranks(twice, 2, 21))\n"
-    )
-    path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run([sys.executable, script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    assert done.stdout == "[42, 42]\n", done.stderr
 
 
 def test_single_process_can_be_entered_again() -> None:

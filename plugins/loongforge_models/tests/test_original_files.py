@@ -84,8 +84,8 @@ def test_the_plugins_parts_are_found(text: str, compose: Compose) -> None:
 @pytest.mark.parametrize("text", [PLAIN, FULL], ids=["plain", "full"])
 def test_the_user_s_own_parts_come_first(text: str, compose: Compose, tmp_path: Path) -> None:
     """The published file, copied into `configs/models/image_encoder/` and made smaller."""
-    (folder,) = [folder.path for folder in Registry.discover().config_folders if (folder.path / "image_encoder").is_dir()]
-    own = yaml.safe_load((folder / "image_encoder" / "intern_vit_0.3b.yaml").read_text())
+    files = [folder.path / "image_encoder" / "intern_vit_0.3b.yaml" for folder in Registry.discover().config_folders]
+    (own,) = [yaml.safe_load(file.read_text()) for file in files if file.is_file()]
     target = tmp_path / "configs" / "models" / "image_encoder" / "intern_vit_0.3b.yaml"
     target.parent.mkdir(parents=True)
     target.write_text(yaml.safe_dump({**own, "num_layers": 3}))
