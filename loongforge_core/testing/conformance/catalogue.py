@@ -75,9 +75,9 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="processor",
         kinds=("encoder",),
-        asks="The processor makes the same numpy arrays of a file every time, with the same names, and refuses damaged files by DataError.",
+        asks="The processor makes the same numpy arrays of a file every time, under any name, and refuses damaged files by DataError.",
         means="Data workers die with a traceback on one bad file among a million, or a resumed run sees other items.",
-        mend="Return numpy arrays that depend on the file alone; raise DataError naming the path for what is missing or damaged.",
+        mend="Return numpy arrays that depend on the content alone; raise DataError naming the path for what is missing or damaged.",
         run=f"{HERE}.items:processor",
     ),
     Check(
@@ -117,7 +117,7 @@ CHECKS: tuple[Check, ...] = (
         kinds=("projector", "backbone"),
         asks="Each level is projected by itself, or added where its tokens are, and reaches the output.",
         means="DeepStack encoders train without their early layers, or with them in the wrong places.",
-        mend="Project each of `features.levels` like the features, in order; a backbone adds level i behind its layer i.",
+        mend="Project each of `features.levels` like the features, rows in the same order; a backbone adds level i behind its layer i.",
         run=f"{HERE}.items:levels",
     ),
     Check(
@@ -216,7 +216,7 @@ CHECKS: tuple[Check, ...] = (
         kinds=MODULES,
         asks="All that decides the output is in parameters and buffers; building and running leave no trace in the module or in torch.",
         means="A model moved to a GPU or loaded from a checkpoint computes something else, or one component changes another's numbers.",
-        mend="`register_buffer` for every tensor; no caches or counters on `self` or in the module's file; set no defaults of torch.",
+        mend="`register_buffer` for every tensor; no caches or counters on `self`, methods or the module's file; set no defaults of torch.",
         run=f"{HERE}.state:state",
     ),
     Check(
