@@ -22,9 +22,9 @@ from loongforge_core.train.metrics import METRICS_FILE
 from loongforge_core.train.notice import noticing
 from loongforge_core.train.prepare import Run, prepare
 from loongforge_core.train.progress import Progress
+from loongforge_core.train.result import StepResult
 from loongforge_core.train.saving import catch_up, evaluate, metrics_of, recording, save, save_once
 from loongforge_core.train.skipped_lines import SkippedLines, all_skipped
-from loongforge_core.train.step import StepResult
 
 __all__ = ["TrainResult", "train"]
 

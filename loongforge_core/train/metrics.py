@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from loongforge_core.train.step import StepResult
+from loongforge_core.train.result import StepResult
 
 __all__ = ["EVALUATIONS_FILE", "METRICS_FILE", "Metrics", "read_lines"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loongforge_core.errors import LoongForgeError
-from loongforge_core.train.step import NotFinite, StepResult
+from loongforge_core.train.result import NotFinite, StepResult
 
 __all__ = ["SkippedSteps"]
 

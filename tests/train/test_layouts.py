@@ -25,7 +25,8 @@ from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, trainer_in
 from loongforge_core.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from loongforge_core.train.record import Record, model_of, numbers_of
-from loongforge_core.train.step import StepResult, Trainer, build_trainer
+from loongforge_core.train.result import StepResult
+from loongforge_core.train.step import Trainer, build_trainer
 from loongforge_core.train.stored import model_state, optimizer_state, steps_of_adam
 
 Compose = Callable[..., Composition]

@@ -21,8 +21,9 @@ from loongforge_core.registry import Registry
 from loongforge_core.train.checkpoint import checkpoints
 from loongforge_core.train.loop import train
 from loongforge_core.train.progress import Progress
+from loongforge_core.train.result import NotFinite, StepResult
 from loongforge_core.train.skipped_steps import SkippedSteps
-from loongforge_core.train.step import NotFinite, StepResult, Trainer
+from loongforge_core.train.step import Trainer
 
 Compose = Callable[..., Composition]
 

@@ -18,7 +18,8 @@ from loongforge_core.model.batch import Batch
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
 from loongforge_core.train.content import contents, sums_by_content
-from loongforge_core.train.step import StepResult, Trainer, build_trainer
+from loongforge_core.train.result import StepResult
+from loongforge_core.train.step import Trainer, build_trainer
 
 Compose = Callable[..., Composition]
 
