@@ -18,6 +18,8 @@ STRING = "tag:yaml.org,2002:str"
 MERGE = "tag:yaml.org,2002:merge"
 LARGEST = 2**20
 """Bytes of a file."""
+DEEPEST = 50
+"""Levels of values within values: Python's own end of recursion comes earlier in what merges files than in what reads them."""
 MOST_VALUES = 10_000
 MOST_REFERENCES = 50
 """In one value: OmegaConf's parser needs seconds for some hundreds inside each other."""
@@ -126,8 +128,10 @@ class _Walk:
     num_values: int = 0
 
     def enter(self, node: yaml.Node, key: str) -> None:
-        """Raises ConfigError where there are too many, which a few lines of aliases of aliases can come to."""
+        """Raises ConfigError where there are too many, which a few lines of aliases of aliases can come to, or too deep a one."""
         self.num_values += 1
+        if key.count(".") > DEEPEST:
+            raise ConfigError(Issue(f"nested too deeply: more than {DEEPEST} levels", key.partition(".")[0], self.where(node)))
         if self.num_values > MOST_VALUES:
             said = f"more than {MOST_VALUES} values, counted as often as aliases repeat them"
             raise ConfigError(Issue(said, key.partition(".")[0], self.where(node)))

@@ -133,6 +133,7 @@ BOMBS: dict[str, tuple[str, str]] = {
     "references inside each other": (f"a: {'${' * 50_000}", "more than 50 references"),
     "brackets without end": (f"a: {'[' * 500_000}", "exceeded maximum nesting depth"),
     "an alias of itself": ("a: &a [*a]", "nested too deeply"),
+    "levels that can be read and not merged": ("".join(f"{' ' * depth}a:\n" for depth in range(200)), ":52: a: nested too deeply"),
     "many keys": ("\n".join(f"key{number}: 1" for number in range(50_000)), "more than 10000 values"),
 }
 
