@@ -293,6 +293,8 @@ def _where_defaults(reading: _Reading) -> str:
 def _value_issue(cause: OmegaConfBaseException, reading: _Reading, provenance: Provenance) -> Issue:
     """A value that OmegaConf cannot make out, which it may say before all that wrote are known."""
     key = re.sub(r"\[(\d+)\]", r".\1", cause.full_key or "")
+    if key.startswith("defaults."):  # beyond its number, a default is named as we hand it to Hydra
+        key = ".".join(key.split(".")[:2])
     message = str(cause.msg or cause).split("\n")[0]
     if resolver := UNKNOWN_RESOLVER.fullmatch(message):
         message = f"there is no ${{{resolver[1]}:...}}{did_you_mean(resolver[1], NAMED_CALLABLES)}"

@@ -164,12 +164,24 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
         (f"defaults: [digits]\ntrain:\n  steps: {'9' * 5000}", ":3: not YAML: this cannot be read as int"),
         ("train: {steps: 1}\ndefaults: [mine]", ":2: 'mine' is this file itself"),
         ("train: {steps: 1}\ndefaults: [there]", ":2: its defaults lead back to itself"),
+        ("train: {steps: 1}\ndefaults:\n  - image_encoder@model.image_encoder: ${}", ":3: defaults.0: `${...}` cannot be read"),
         ("train: {steps: 1}\ndefaults: [_self_, _self_]", ":2: Duplicate _self_ among its defaults"),
         (f"train: {{steps: 1}}\ndefaults: [{'a' * 300}]", ":2: "),
         ("train: {steps: 1}\ndefaults: [qwen3@model.foundation: 'a@b{c']", ":2: no 'a@b{c' in the group 'qwen3'"),
         ("train: {steps: 1}\ndefaults: ['']", ":2: no YAML file ''"),
     ],
-    ids=["tag of an int", "tag of a bool", "a number too long", "itself", "a cycle", "twice itself", "a long name", "no name", "nothing"],
+    ids=[
+        "tag of an int",
+        "tag of a bool",
+        "a number too long",
+        "itself",
+        "a cycle",
+        "a reference",
+        "twice itself",
+        "a long name",
+        "no name",
+        "nothing",
+    ],
 )
 def test_the_line_is_named(text: str, where: str, tmp_path: Path) -> None:
     (tmp_path / "there.yaml").write_text("defaults: [and_back]")
