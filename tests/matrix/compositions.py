@@ -12,7 +12,7 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.errors import ConfigError
 from loongforge_core.registry import Registry
 
-__all__ = ["TINY", "Triple", "composition_of", "installed", "modality_of", "reasons", "triples"]
+__all__ = ["TINY", "Triple", "composition_of", "installed", "modality_of", "pairs", "reasons", "triples"]
 
 PLUGINS = ("loongforge_vit", "loongforge_audio", "loongforge_projectors", "loongforge_llm", "loongforge_hf")
 """Whose components are tried; a third party's that happen to be installed are not."""
@@ -50,6 +50,17 @@ def triples() -> list[Triple]:
         for projector in TINY["projector"]
         for backbone in TINY["backbone"]
     ]
+
+
+def pairs(registry: Registry) -> list[Triple]:
+    """Every encoder and every backbone at least once, with whichever projectors fit, each of them somewhere."""
+    encoders, backbones = list(TINY["encoder"]), list(reversed(TINY["backbone"]))
+    chosen: list[Triple] = []
+    for turn in range(max(len(encoders), len(backbones))):
+        encoder, backbone = encoders[turn % len(encoders)], backbones[turn % len(backbones)]
+        fitting = [triple for name in TINY["projector"] if not reasons(triple := Triple(encoder, name, backbone), registry)]
+        chosen.append(min(fitting, key=lambda triple: sum(triple.projector == other.projector for other in chosen)))
+    return chosen
 
 
 def installed(kind: Any, registry: Registry) -> list[str]:

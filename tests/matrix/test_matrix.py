@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from compositions import TINY, Triple, installed, modality_of, reasons, triples
+from compositions import TINY, Triple, installed, modality_of, pairs, reasons, triples
 from questions import written
 
 from loongforge_core.config.composition import Composition
@@ -52,6 +52,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "triple" in metafunc.fixturenames:
         chosen = fitting() if metafunc.config.getoption("--whole-matrix") else sampled()
         metafunc.parametrize("triple", chosen, ids=map(str, chosen))
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_every_component_is_in_some_pair(kind: Any) -> None:
+    assert {getattr(triple, kind) for triple in pairs(registry)} == set(TINY[kind])
 
 
 @pytest.mark.parametrize("kind", TINY)

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from compositions import TINY, Triple, reasons
+from compositions import Triple, pairs
 from questions import written
 
 from loongforge_core.registry import Registry
@@ -37,15 +38,6 @@ VARIANTS: Mapping[str, Sequence[str]] = {
 WITH_LEVELS = Triple("qwen3_vl", "patch_merger", "qwen3")
 
 
-def pairs(registry: Registry) -> list[Triple]:
-    """Every encoder and every backbone once, with whichever projectors fit, each of them somewhere."""
-    chosen: list[Triple] = []
-    for encoder, backbone in zip(TINY["encoder"], reversed(TINY["backbone"]), strict=True):
-        fitting = [triple for name in TINY["projector"] if not reasons(triple := Triple(encoder, name, backbone), registry)]
-        chosen.append(min(fitting, key=lambda triple: sum(triple.projector == other.projector for other in chosen)))
-    return chosen
-
-
 @dataclass
 class Sides:
     """What both sides were told to do, and what became of it."""
@@ -58,9 +50,9 @@ class Sides:
         assert not (error := self.errors[side, name]), f"{name} on the {side}: {error}"
         return self.folder / side / name
 
-    def metrics(self, side: str, name: str) -> list[dict[str, float]]:
+    def metrics(self, side: str, name: str, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """One dictionary a step."""
-        return [json.loads(line) for line in (self.output(side, name) / "metrics.jsonl").read_text().splitlines()]
+        return lines_of(self.output(side, name) / file)
 
     def train(self, side: str, triple: Triple, name: str, *overrides: str, steps: int = 3) -> dict[str, list[str]]:
         output = f"output_dir={self.folder / side / name}"
@@ -117,12 +109,19 @@ def training(sides: Sides, side: str, triples: Sequence[Triple]) -> dict[str, li
 def going_on(sides: Sides, side: str) -> dict[str, list[str]]:
     """With the other side's checkpoint, from the middle to the end; and answers, both with the same weights."""
     config, weights = str(sides.config(WITH_LEVELS)), str(sides.folder / CPU / "long")
-    answering = [f"--checkpoint={weights}", f"--questions={sides.folder / f'data_{WITH_LEVELS}' / 'train.jsonl'}"]
+    answering = [f"--checkpoint={weights}", f"--questions={questions_of(sides)}"]
+    held_out = [f"data.eval_path={questions_of(sides)}", "train.eval_interval=1", "evaluation.max_new_tokens=4"]
     return {
         **sides.train(side, WITH_LEVELS, "continued", f"train.save_interval={MIDDLE}", steps=END),
+        **sides.train(side, WITH_LEVELS, "held out", *held_out),
+        **sides.train(side, WITH_LEVELS, "overflowing", "train.lr=1e30", steps=8),
         "answers": ["evaluate", config, *answering, "evaluation.max_new_tokens=8", f"output_dir={sides.folder / side / 'answers'}"],
         "exported": ["export-hf", config, f"--checkpoint={weights}", f"--output={sides.folder / side / 'exported'}"],
     }
+
+
+def questions_of(sides: Sides) -> Path:
+    return sides.folder / f"data_{WITH_LEVELS}" / "train.jsonl"
 
 
 def exchanging(sides: Sides) -> dict[str, list[str]]:
@@ -134,7 +133,7 @@ def exchanging(sides: Sides) -> dict[str, list[str]]:
     }
 
 
-def check_equal(cpu: Sequence[Mapping[str, float]], gpu: Sequence[Mapping[str, float]]) -> None:
+def check_equal(cpu: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]]) -> None:
     """The loss is of the weights before the step, so later ones also tell of gradients and optimizer."""
     for step, (here, there) in enumerate(zip(cpu, gpu, strict=True)):
         assert there["tokens"] == here["tokens"]
@@ -142,15 +141,21 @@ def check_equal(cpu: Sequence[Mapping[str, float]], gpu: Sequence[Mapping[str, f
         rtol = 1e-4 if step == 0 else 1e-2
         assert there["loss"] == pytest.approx(here["loss"], rel=rtol)
         assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=10 * rtol)
+        assert there["loss_by_content"] == pytest.approx(here["loss_by_content"], rel=rtol)
+        assert there["grad_norm_by_slot"] == pytest.approx(here["grad_norm_by_slot"], rel=10 * rtol)
 
 
-def check_near(fp32: Sequence[Mapping[str, float]], bf16: Sequence[Mapping[str, float]]) -> None:
+def check_near(fp32: Sequence[Mapping[str, Any]], bf16: Sequence[Mapping[str, Any]]) -> None:
     """bfloat16 has three digits, and an expert may be another."""
     for here, there in zip(fp32, bf16, strict=True):
         assert there["tokens"] == here["tokens"]
         assert there["loss"] == pytest.approx(here["loss"], rel=0.03)
         assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=0.3)
     assert [step["loss"] for step in fp32] != [step["loss"] for step in bf16], "not in bfloat16"
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -161,13 +166,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "triple" in metafunc.fixturenames:
         chosen = pairs(Registry.discover()) if torch.cuda.is_available() else [WITH_LEVELS]
         metafunc.parametrize("triple", chosen, ids=map(str, chosen))
-
-
-def test_every_component_is_in_some_pair(registry: Registry) -> None:
-    chosen = pairs(registry)
-    assert {triple.encoder for triple in chosen} == set(TINY["encoder"])
-    assert {triple.backbone for triple in chosen} == set(TINY["backbone"])
-    assert {triple.projector for triple in chosen} == set(TINY["projector"])
 
 
 def test_three_steps_equal_the_cpus(sides: Sides, triple: Triple) -> None:
@@ -192,6 +190,20 @@ def test_a_checkpoint_of_the_other_side_is_continued_as_it_went_on_there(sides: 
     whole, continued = sides.metrics(other, "long"), sides.metrics(side, "continued")
     assert [step["step"] for step in continued] == list(range(MIDDLE + 1, END + 1))
     check_equal(whole[MIDDLE:], continued)
+
+
+def test_what_is_held_out_is_evaluated_as_on_the_cpu(sides: Sides) -> None:
+    here, there = (sides.metrics(side, "held out", "evaluations.jsonl") for side in ACCELERATED)
+    assert [row["step"] for row in there] == [row["step"] for row in here] == [1, 2, 3]
+    assert [row["loss"] for row in there] == pytest.approx([row["loss"] for row in here], rel=1e-2)
+
+
+def test_a_run_whose_weights_overflow_skips_and_stops_as_on_the_cpu(sides: Sides) -> None:
+    said = [sides.errors[side, "overflowing"] for side in ACCELERATED]
+    for error in said:
+        assert "train.max_skipped_steps" in error and "train.jsonl:" in error
+    here, there = (lines_of(sides.folder / side / "overflowing" / "metrics.jsonl") for side in ACCELERATED)
+    assert [row["skipped"] is None for row in there] == [row["skipped"] is None for row in here] == [True, False, False, False, False]
 
 
 def test_answers_are_the_cpus(sides: Sides) -> None:
