@@ -2,7 +2,10 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+# Before torch is imported. Accelerators are hidden, whatever this machine has: tests marked `gpu` show them to processes of their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HIDDEN_FROM_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "nothing was set"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from collections.abc import Iterable
 

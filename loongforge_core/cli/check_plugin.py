@@ -1,4 +1,7 @@
-"""`check-plugin`: what the conformance kit finds in the components of an installed plugin."""
+"""`check-plugin`: what the conformance kit finds in the components of an installed plugin.
+
+It compares on the CPU, in float64 where it can and on as many ranks as a layout has, whatever accelerators there are.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,25 @@ import argparse
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from loongforge_core.cli.report import print_table
 from loongforge_core.component import ComponentSpec
 from loongforge_core.errors import InputError, did_you_mean
+from loongforge_core.parallel.cpu import hide_accelerators
 from loongforge_core.registry.registry import Registry
 from loongforge_core.testing.conformance import CHECKS, Check, Result, components_of, judge
 from loongforge_core.testing.conformance.catalogue import check_named
+from loongforge_core.testing.conformance.judge import FOUND_SOMETHING
 
 __all__ = ["check_plugin"]
 
-FOUND_SOMETHING = 1
 CELLS = {"ok": "ok", "finding": "FINDING", "not applicable": "-"}
 
 
 def check_plugin(args: argparse.Namespace) -> int:
     """Every check of every component; 1 where there is a finding."""
+    hide_accelerators()
     registry = Registry.discover(without=args.without)
     specs = chosen(components_of(args.distribution, registry), args.component)
     checks = [check_named(name) for name in args.check] or list(CHECKS)
@@ -35,7 +39,7 @@ def check_plugin(args: argparse.Namespace) -> int:
                 print(f"{spec.kind} {spec.name}: {result.check.name} ... {result.status}", flush=True)
             results.append(result)
     if args.json:
-        print(json.dumps([described(result) for result in results], indent=2))
+        print(json.dumps([result.to_row() for result in results], indent=2))
     else:
         print_results(specs, checks, results)
     return FOUND_SOMETHING if any(result.status == "finding" for result in results) else 0
@@ -52,14 +56,6 @@ def chosen(specs: Sequence[ComponentSpec], names: Sequence[str]) -> list[Compone
         if name not in [spec.name for spec in specs]:
             raise InputError(f"the plugin publishes no component {name!r}{did_you_mean(name, [spec.name for spec in specs])}")
     return [spec for spec in specs if not names or spec.name in names]
-
-
-def described(result: Result) -> Mapping[str, Any]:
-    check, spec = result.check, result.spec
-    shown = {"kind": spec.kind, "component": spec.name, "check": check.name, "status": result.status, "asks": check.asks}
-    if result.status == "finding":
-        return {**shown, "seen": list(result.seen), "means": check.means, "mend": check.mend}
-    return {**shown, "reason": result.seen[0]} if result.seen else shown
 
 
 def print_results(specs: Sequence[ComponentSpec], checks: Sequence[Check], results: Sequence[Result]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import functools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,7 @@ from loongforge_core.errors import VersionError
 from loongforge_core.parallel.redirections import MEGATRON, REDIRECTIONS, SILENCED_LOGS, SILENCED_WARNINGS, in_megatron
 from loongforge_core.parallel.repairs import REPAIRS
 
-__all__ = ["TESTED_VERSIONS", "prepare_megatron"]
+__all__ = ["TESTED_VERSIONS", "has_accelerator", "hide_accelerators", "prepare_megatron"]
 
 TESTED_VERSIONS = ">=0.16.1,<0.20"
 
@@ -53,6 +54,12 @@ def has_accelerator() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def hide_accelerators() -> None:
+    """From this process, before it has looked for them, and from those that it starts: it goes on as on a machine without any."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CUDA reads it when it is first called, and torch has nothing else for it
+    has_accelerator.cache_clear()
 
 
 # ---- how the table is applied ---------------------------------------------------------------------------------------

@@ -6,18 +6,21 @@ import importlib
 import re
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loongforge_core.component import ComponentSpec
 from loongforge_core.errors import InputError, did_you_mean
 from loongforge_core.registry.registry import Registry
-from loongforge_core.testing.conformance.catalogue import CHECKS, Check
+from loongforge_core.testing.conformance.catalogue import CHECKS, Check, check_named
 from loongforge_core.testing.conformance.subject import NotApplicable, Subject
 
 __all__ = ["Result", "checks_of", "components_of", "judge", "run_check"]
+
+FOUND_SOMETHING = 1
+"""Exit status of `loongforge check-plugin`, and 0 where there is no finding."""
 
 CORE = str(Path(__file__).parents[2])
 
@@ -31,6 +34,17 @@ class Result:
     status: Literal["ok", "finding", "not applicable"]
     seen: tuple[str, ...] = ()
     """Findings: what was seen, a sentence each. Not applicable: why."""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], spec: ComponentSpec) -> Result:
+        return cls(spec, check_named(row["check"]), row["status"], tuple(row["seen"]))
+
+    def to_row(self) -> dict[str, Any]:
+        """For JSON."""
+        check, spec = self.check, self.spec
+        row = {"kind": spec.kind, "component": spec.name, "check": check.name, "status": self.status, "asks": check.asks}
+        advice = {"means": check.means, "mend": check.mend} if self.status == "finding" else {}
+        return {**row, "seen": list(self.seen), **advice}
 
     def __str__(self) -> str:
         who = f"{self.spec.kind} {self.spec.name}: {self.check.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ from planted import encoder
 
 from loongforge_core.cli.main import main
 from loongforge_core.registry.registry import Registry
-from loongforge_core.testing.conformance import CHECKS, plugin_tests
+from loongforge_core.testing.conformance import CHECKS, Result, as_pytest, components_of, plugin_tests
 from loongforge_core.testing.conformance.catalogue import check_named
 
 SENSOR = "loongforge-sensor"
@@ -79,6 +80,28 @@ def test_as_pytest_a_finding_fails_and_what_cannot_be_checked_is_skipped_with_it
         test_plugin(wrong, check_named("gradients"))
     with pytest.raises(pytest.skip.Exception, match="names no `reference`"):
         test_plugin(right, check_named("hf_parity"))
+
+
+def test_where_there_is_an_accelerator_the_command_judges_which_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(as_pytest, "has_accelerator", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    test_plugin = plugin_tests("loongforge_models")
+    (recipe, *_) = components_of("loongforge_models", Registry.discover())
+    test_plugin(recipe, check_named("markup"))
+    rows = [Result(recipe, check_named("order"), "finding", ("one", "another")), Result(recipe, check_named("hf_parity"), "ok")]
+    assert [Result.from_row(json.loads(json.dumps(row.to_row())), recipe) for row in rows] == rows
+
+
+def test_what_the_command_says_of_its_end_is_passed_on(planted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(as_pytest, "has_accelerator", lambda: True)
+    with pytest.raises(RuntimeError, match="no installed plugin 'planted'"):  # which is registered in this process only
+        plugin_tests("planted")(encoder("RowEncoder"), check_named("gradients"))
+
+
+def test_the_command_hides_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert main(["check-plugin", SENSOR, "--check", "schema"]) == 0
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_collecting_imports_no_torch() -> None:
