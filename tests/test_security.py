@@ -455,7 +455,7 @@ def test_within_its_folder_a_path_may_turn_and_a_link_may_lead_out(place: Place,
 
 def test_an_image_outside_ends_a_run_before_its_first_step(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     data = place.file("data/train.jsonl", json.dumps({**LINE, "images": ["../secret.png"]}))
-    refused(capsys, ["train", "digits", *place.overrides(), f"data.path={data}"], f'error: {data}:1: "../secret.png" in `images` leaves')
+    refused(capsys, ["train", "digits", *place.overrides(), f"data.path={data}"], f"error: {data}:1: `images`: '../secret.png' leaves")
     assert not (place.folder / "out" / "metrics.jsonl").exists()
 
 

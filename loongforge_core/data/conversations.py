@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 
 from loongforge_core.data.lines import open_lines
 from loongforge_core.errors import DataError, did_you_mean
+from loongforge_core.media.named_files import named_file
 from loongforge_core.strict_json import load_json
 
 __all__ = ["Conversation", "ConversationFiles", "ItemReference", "Message", "parse_conversation", "parse_question"]
@@ -220,15 +220,10 @@ def _refuse_unencoded(data: Mapping[str, Any], modalities: Sequence[str], where:
 def _paths(value: Any, modality: str, folder: Path, where: str) -> list[Path]:
     if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
         raise DataError(f"{where}: `{column(modality)}` must be a list of paths, got {_shown(value)}")
-    for path in value:
-        if "://" in path or path.startswith("data:") or "\0" in path:
-            raise DataError(f"{where}: {_shown(path)} in `{column(modality)}` is no path of a file: nothing is fetched, or decoded from it")
-        if not os.path.isabs(path) and os.path.normpath(path).split(os.sep)[0] == os.pardir:
-            raise DataError(
-                f"{where}: {_shown(path)} in `{column(modality)}` leaves the data file's folder, {folder}; what lies elsewhere on this "
-                "machine has an absolute path"
-            )
-    return [folder / path for path in value]
+    try:
+        return [named_file(path, folder) for path in value]
+    except DataError as error:
+        raise DataError(f"{where}: `{column(modality)}`: {error}") from error
 
 
 def _turns(messages: Any, where: str) -> list[dict[str, Any]]:

@@ -7,11 +7,9 @@ composition says that an item of this size is in the language model's sequence; 
 from __future__ import annotations
 
 import math
-import stat
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.data.conversations import Conversation, ItemReference
 from loongforge_core.data.template import ChatTemplate, Purpose, TokenisedText
 from loongforge_core.errors import DataError, PluginError
+from loongforge_core.media.named_files import refuse_device
 from loongforge_core.model.batch import PLACEHOLDER_ID
 
 __all__ = ["Sample", "SampleMaker"]
@@ -145,7 +144,7 @@ class SampleMaker:
     def _open(self, reference: ItemReference, where: str, augmentation: Augmentation | None) -> tuple[ProcessedItem, Shape]:
         """The item and how its tokens lie."""
         try:
-            _refuse_device(reference.path)
+            refuse_device(reference.path)
             item = self.processors[reference.modality](reference.path, augmentation)
             return item, self.composition.item_grid(reference.modality, item.size)
         except DataError as error:
@@ -165,16 +164,6 @@ class SampleMaker:
                 f"{where}: token {token!r} has the id {highest}, but model.foundation.vocab_size is {self.vocab_size}; "
                 f"is {self.template.folder} this model's tokenizer?"
             )
-
-
-def _refuse_device(path: Path) -> None:
-    """What is no file may have no end, or wait for one: `/dev/zero`, a named pipe. Whether it is there at all, its processor says."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise DataError(f"{path} is neither a file nor a folder, but a device, a pipe or the like")
 
 
 def _without_path(part: str | ItemReference) -> object:

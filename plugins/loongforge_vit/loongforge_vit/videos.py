@@ -7,12 +7,13 @@ Choosing some of the frames, and opening films, is left out.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 
 from loongforge_core.errors import DataError
+from loongforge_core.media.named_files import named_file, refuse_device
+from loongforge_core.strict_json import load_json
 
 __all__ = ["video_frames"]
 
@@ -37,7 +38,7 @@ def numbered(name: str) -> list[str | int]:
 def listed_frames(path: Path) -> tuple[list[Path], float]:
     expected = 'expected a folder of frames, or a JSON file {"frames": ["0.jpg", ...], "fps": 2.0}'
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such video; {expected}") from error
     except (OSError, ValueError) as error:
@@ -46,4 +47,10 @@ def listed_frames(path: Path) -> tuple[list[Path], float]:
     right = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not right or not isinstance(frames_per_second, int | float) or not 0 < frames_per_second < math.inf:
         raise DataError(f"{path}: not a video; {expected}")
-    return [path.parent / name for name in names], float(frames_per_second)
+    try:
+        files = [named_file(name, path.parent) for name in names]
+        for file in files:
+            refuse_device(file)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return files, float(frames_per_second)
