@@ -11,12 +11,12 @@ __all__ = ["load_json"]
 def load_json(text: str | bytes) -> Any:
     """The value. Raises ValueError for what is not JSON, for an object with a key twice, and for brackets without end."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=object_without_repeats)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     tree = dict(pairs)
     if len(tree) < len(pairs):
         names = [name for name, _ in pairs]

@@ -26,38 +26,38 @@ Row = dict[str, Any]
 def list_published(args: argparse.Namespace) -> None:
     """Everything that can be selected, and the plugins that could not be loaded."""
     registry = Registry.discover(without=args.without)
-    rows = [row for row in _rows(registry) if args.kind in (None, row["kind"])]
+    rows = [row for row in published_rows(registry) if args.kind in (None, row["kind"])]
     twice = {key for key, number in Counter((row["kind"], row["name"]) for row in rows).items() if number > 1}
     for row in rows:
         row["duplicate"] = (row["kind"], row["name"]) in twice
-    plugins = [] if args.kind else list(_plugin_rows(registry))
+    plugins = [] if args.kind else list(plugin_rows(registry))
     if args.json:
         print(json.dumps([*rows, *plugins], indent=2))
         return
-    lines = [(row["kind"], row["name"], _distribution(row), ", ".join(row["modalities"]), _summary(row)) for row in rows]
+    lines = [(row["kind"], row["name"], distribution_of(row), ", ".join(row["modalities"]), summary_of(row)) for row in rows]
     print_table(("KIND", "NAME", "DISTRIBUTION", "MODALITIES", "SUMMARY"), lines)
     for row in plugins:
         name = f" ({row['name']})" if row["name"] else ""
-        print(f"\n{row['kind'].replace('_', ' ')}: {_distribution(row)}{name}: {row['reason']}")
+        print(f"\n{row['kind'].replace('_', ' ')}: {distribution_of(row)}{name}: {row['reason']}")
 
 
-def _rows(registry: Registry) -> Iterator[Row]:
+def published_rows(registry: Registry) -> Iterator[Row]:
     for component in registry.components():
         spec = component.spec
-        yield _row(spec.kind, spec.name, component.origin, summary=spec.summary, modalities=spec.modalities)
+        yield row_of(spec.kind, spec.name, component.origin, summary=spec.summary, modalities=spec.modalities)
     for dataset in registry.datasets():
-        yield _row("dataset", dataset.spec.name, dataset.origin, summary=dataset.spec.summary)
+        yield row_of("dataset", dataset.spec.name, dataset.origin, summary=dataset.spec.summary)
     for file in published_files(registry.config_folders):
         try:
             document = read_document(file.path)
         except ConfigError as error:
-            yield _row("composition", file.name, file.origin, summary=f"cannot be read: {error}")
+            yield row_of("composition", file.name, file.origin, summary=f"cannot be read: {error}")
             continue
         if fills_slots(document):
-            yield _row("composition", file.name, file.origin, summary=heading(document))
+            yield row_of("composition", file.name, file.origin, summary=heading(document))
 
 
-def _row(kind: str, name: str, origin: Origin, *, summary: str, modalities: Sequence[str] = ()) -> Row:
+def row_of(kind: str, name: str, origin: Origin, *, summary: str, modalities: Sequence[str] = ()) -> Row:
     return {
         "kind": kind,
         "name": name,
@@ -68,25 +68,25 @@ def _row(kind: str, name: str, origin: Origin, *, summary: str, modalities: Sequ
     }
 
 
-def _plugin_rows(registry: Registry) -> Iterator[Row]:
+def plugin_rows(registry: Registry) -> Iterator[Row]:
     """What is to be said of plugins as such, by the entry point that it is about."""
     for broken in registry.broken:
-        yield _plugin_row("broken", broken.entry_point, Origin(broken.distribution, broken.version), broken.reason)
+        yield plugin_row("broken", broken.entry_point, Origin(broken.distribution, broken.version), broken.reason)
     for remark in registry.remarks:
-        yield _plugin_row("warning", remark.entry_point, remark.origin, remark.text)
+        yield plugin_row("warning", remark.entry_point, remark.origin, remark.text)
     for absent in registry.left_out:
-        yield _plugin_row("left_out", "", absent.origin, "by --without")
+        yield plugin_row("left_out", "", absent.origin, "by --without")
 
 
-def _plugin_row(kind: str, name: str, origin: Origin, reason: str) -> Row:
+def plugin_row(kind: str, name: str, origin: Origin, reason: str) -> Row:
     return {"kind": kind, "name": name, "distribution": origin.distribution, "version": origin.version, "reason": reason}
 
 
-def _distribution(row: Row) -> str:
+def distribution_of(row: Row) -> str:
     return f"{row['distribution']} {row['version']}".rstrip()
 
 
-def _summary(row: Row) -> str:
+def summary_of(row: Row) -> str:
     summary: str = row["summary"]
     return f"PUBLISHED TWICE, cannot be selected: {summary}" if row["duplicate"] else summary
 
@@ -135,7 +135,7 @@ def copy_configs(args: argparse.Namespace) -> None:
         raise PluginError(f"published by two plugins: {', '.join(twice)}")
     if existing := [str(path) for file in files if (path := target / f"{file.name}.yaml").exists()]:
         raise InputError(f"nothing was written, because these exist already: {', '.join(existing)}")
-    contents = {file: content for file in files if (content := _content(file)) is not None}
+    contents = {file: content for file in files if (content := content_of(file)) is not None}
     try:
         for file, content in contents.items():
             path = target / f"{file.name}.yaml"
@@ -147,7 +147,7 @@ def copy_configs(args: argparse.Namespace) -> None:
     print(f"{len(contents)} files; they take precedence where {target} is ./configs/models or is given as --config-dir")
 
 
-def _content(file: PublishedFile) -> bytes | None:
+def content_of(file: PublishedFile) -> bytes | None:
     """None where it cannot be read, which is a warning: a broken plugin's file keeps no other from being copied."""
     try:
         return file.path.read_bytes()

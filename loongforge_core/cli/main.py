@@ -26,7 +26,7 @@ KINDS = ("encoder", "projector", "backbone", "recipe", "dataset", "composition")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
     try:
-        args = _parse(list(sys.argv[1:] if argv is None else argv))
+        args = parse(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # argparse has said what is wrong, or shown the help
         return int(stop.code or 0)
     debug: bool = args.debug
@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 # --------------------------------------------------------------------------------------------------------------- arguments
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """Overrides may stand anywhere among the options, which argparse alone does not allow."""
-    parser = _parser()
+    parser = whole_parser()
     args, rest = parser.parse_known_args(argv)
     options = [text for text in rest if text.startswith("-")]
     if options or (rest and "overrides" not in args):
@@ -66,7 +66,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
+def whole_parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     plugins = argparse.ArgumentParser(add_help=False)
@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument("--json", action="store_true")
     showing.add_argument("--parameters", action="store_true", help="count the parameters of every published size; takes seconds")
     validating = command("validate", "inspect:validate", "every check that needs no model")
-    _add_config(validating)
-    validating.add_argument("--world-size", type=_positive, metavar="N", help="processes that the layout must fit")
+    add_config(validating)
+    validating.add_argument("--world-size", type=positive, metavar="N", help="processes that the layout must fit")
     copying = command("copy-configs", "inspect:copy_configs", "write the plugins' YAML out, to read and edit")
     copying.add_argument("folder", metavar="DIR")
     checking = command("check-plugin", "check_plugin:check_plugin", "try everything that core relies on in the components of a plugin")
@@ -110,50 +110,50 @@ def _parser() -> argparse.ArgumentParser:
     beginning.add_argument("--kind", choices=KINDS[:4], required=True)
     beginning.add_argument("--modality", metavar="M", help="what an encoder encodes; any name (default: image)")
     beginning.add_argument("--output", metavar="DIR", help="default: NAME")
-    _add_run_commands(command)
+    add_run_commands(command)
     return parser
 
 
-def _add_run_commands(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+def add_run_commands(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
     """Commands that need torch; `cli/run.py` implements them."""
-    _add_run(command("train", "run:train", "train; the same command again resumes"))
+    add_run(command("train", "run:train", "train; the same command again resumes"))
     evaluating = command("evaluate", "run:evaluate", "exact match on a file of questions")
-    _add_run(evaluating)
+    add_run(evaluating)
     evaluating.add_argument("--checkpoint", metavar="DIR", help="or `best`, of train.eval_interval; default: the last one in output_dir")
     evaluating.add_argument("--questions", metavar="FILE", help="default: data.eval_path")
     generating = command("generate", "run:generate", "the answer to a prompt")
-    _add_run(generating)
+    add_run(generating)
     generating.add_argument("--prompt", required=True, metavar="TEXT")
     generating.add_argument("--item", action="append", default=[], metavar="MODALITY=PATH", help="an image, say; may be given again")
     generating.add_argument("--checkpoint", metavar="DIR", help="or `best`, of train.eval_interval; default: the last one in output_dir")
     importing = command("import-hf", "run:import_hf", "a Hugging Face folder becomes a checkpoint")
-    _add_run(importing)
+    add_run(importing)
     importing.add_argument("--folder", required=True, metavar="HF")
     importing.add_argument("--output", required=True, metavar="DIR")
     exporting = command("export-hf", "run:export_hf", "a checkpoint becomes a Hugging Face folder")
-    _add_run(exporting)
+    add_run(exporting)
     exporting.add_argument("--checkpoint", metavar="DIR", help="or `best`, of train.eval_interval; default: the last one in output_dir")
     exporting.add_argument("--output", required=True, metavar="DIR")
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
+def add_run(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
     parser.add_argument(
         "--nproc",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="run as N processes on this machine, which share the model as `parallel` says; "
         "on several machines start this command with torchrun or srun instead (default: 1)",
     )
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="path of a YAML file, or the name of a published composition")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as train.lr=1e-4 or image_encoder@model.image_encoder=NAME")
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="a folder of YAML to draw on; may be given again")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ValueError(text)

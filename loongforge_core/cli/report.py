@@ -25,12 +25,12 @@ def message_of(error: LoongForgeError, *, debug: bool) -> str:
         return "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, ConfigError) and len(error.issues) > 1:
         more = len(error.issues) - MOST_ISSUES
-        shown = [f"{len(error.issues)} errors:", *(f"  {_abridged(str(issue))}" for issue in error.issues[:MOST_ISSUES])]
+        shown = [f"{len(error.issues)} errors:", *(f"  {abridged(str(issue))}" for issue in error.issues[:MOST_ISSUES])]
         return "\n".join([*shown, *([f"  and {more} more"] if more > 0 else [])])
-    return "\n".join(map(_abridged, f"error: {error}".split("\n")))
+    return "\n".join(map(abridged, f"error: {error}".split("\n")))
 
 
-def _abridged(line: str) -> str:
+def abridged(line: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
 
 

@@ -67,13 +67,13 @@ def composition_from(
     recipe = check_recipe(rest, sections, registry, findings)
     check_positions(recipe, slots, findings)
     run = check_run({key: value for key, value in tree.items() if key != "model"}, sections, slots, registry, findings)
-    resolved = {"model": _resolved_model(recipe, slots), **_resolved_run(run)} if recipe else {}
+    resolved = {"model": resolved_model(recipe, slots), **resolved_run(run)} if recipe else {}
     check_layout(run, slots, world_size, findings, filled=sections, purpose=purpose)
     run, slots = locate_run(run, registry, findings), locate_slots(slots, registry, findings)
     if recipe is not None:
         composition = Composition(name=name, slots=slots, recipe=recipe[0], recipe_config=recipe[1], run=run, resolved=resolved)
-        _check_length(composition, findings)
-        _check_evaluation(run, findings)
+        check_length(composition, findings)
+        check_evaluation(run, findings)
     if findings.issues or recipe is None:
         raise ConfigError(findings.issues) from findings.cause
     for plugin in (*registry.broken, *registry.remarks):
@@ -81,12 +81,12 @@ def composition_from(
     return composition
 
 
-def _check_evaluation(run: RunSettings, findings: Findings) -> None:
+def check_evaluation(run: RunSettings, findings: Findings) -> None:
     if run.train.eval_interval and run.data.path is not None and run.data.eval_path is None:  # commands that do not train may have no data
         findings.add("train.eval_interval", f"got {run.train.eval_interval}, but there is nothing to evaluate on: set data.eval_path")
 
 
-def _check_length(composition: Composition, findings: Findings) -> None:
+def check_length(composition: Composition, findings: Findings) -> None:
     """Whether a sample fits into the language model, and one item into a sample, where every item gives the same number of tokens."""
     length = composition.run.train.seq_length
     longest = composition.foundation.max_sequence_length if composition.foundation else None
@@ -137,7 +137,7 @@ def missing_backends(composition: Composition) -> list[Issue]:
     ]
 
 
-def _resolved_model(recipe: tuple[ComponentSpec, RecipeConfig], slots: Mapping[str, Slot]) -> dict[str, Any]:
+def resolved_model(recipe: tuple[ComponentSpec, RecipeConfig], slots: Mapping[str, Slot]) -> dict[str, Any]:
     """The model section as plain data, inferred widths and defaults included; loading it again gives an equal composition."""
     spec, config = recipe
     model: dict[str, Any] = {"model_type": spec.name, **config.model_dump(mode="json")}
@@ -147,7 +147,7 @@ def _resolved_model(recipe: tuple[ComponentSpec, RecipeConfig], slots: Mapping[s
     return model
 
 
-def _resolved_run(run: RunSettings) -> dict[str, Any]:
+def resolved_run(run: RunSettings) -> dict[str, Any]:
     tree = run.model_dump(mode="json")
     tree["parallel"].update(tree["parallel"].pop("encoders"))
     return tree

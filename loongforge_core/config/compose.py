@@ -65,7 +65,7 @@ class Composed:
 
 
 @dataclass
-class _Reading:
+class Reading:
     """The files of one composition, as they are read."""
 
     library: Library
@@ -89,7 +89,7 @@ class _Reading:
         return self.documents[name]
 
 
-_READING: ContextVar[_Reading | None] = ContextVar("loongforge_reading", default=None)
+READING: ContextVar[Reading | None] = ContextVar("loongforge_reading", default=None)
 
 
 def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Composed:
@@ -97,12 +97,12 @@ def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Com
     path = Path(config) if is_path(config) else library.find(config)
     if path is None or not path.is_file():
         raise missing_config(config, library)
-    reading = _Reading(library, path, "" if is_path(config) else config.rpartition("/")[0])
-    values, lines = _rewrite(overrides, library)
+    reading = Reading(library, path, "" if is_path(config) else config.rpartition("/")[0])
+    values, lines = rewrite(overrides, library)
     reading.is_overridden = len(lines) > len(values)
     provenance = Provenance(str(path))
     try:
-        with _hydra(reading) as loader:
+        with hydra_loader(reading) as loader:
             defaults = loader.compute_defaults_list(PRIMARY, lines, RunMode.RUN).defaults
             for default in defaults:
                 if default.config_path in reading.documents:
@@ -117,7 +117,7 @@ def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Com
                 raise ConfigError(Issue(message, key, provenance.where(key)))
             plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except FAILURES as error:
-        raise ConfigError(_issue(error, reading, provenance)) from error
+        raise ConfigError(issue(error, reading, provenance)) from error
     assert isinstance(plain, dict)
     return Composed(path.stem if is_path(config) else config, {str(key): value for key, value in plain.items()}, provenance)
 
@@ -129,8 +129,8 @@ class LoongForgeSource(ConfigSource):
     """All file access of a composition."""
 
     @property
-    def _reading(self) -> _Reading:
-        reading = _READING.get()
+    def _reading(self) -> Reading:
+        reading = READING.get()
         assert reading is not None
         return reading  # not kept in the source: Hydra deep-copies its sources
 
@@ -168,16 +168,16 @@ class LoongForgeSearchPath(SearchPathPlugin):
     """Puts our source into the search path, in our own compositions only."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if _READING.get() is not None:
+        if READING.get() is not None:
             search_path.append(provider=SCHEME, path=f"{SCHEME}://")
 
 
 @contextmanager
-def _hydra(reading: _Reading) -> Iterator[Any]:
+def hydra_loader(reading: Reading) -> Iterator[Any]:
     """Hydra's config loader for one composition; whatever Hydra a caller has set up is put back afterwards."""
     Plugins.instance().register(LoongForgeSource)
     Plugins.instance().register(LoongForgeSearchPath)
-    instance, outer_version, token = GlobalHydra.instance(), version.VersionBase.instance(), _READING.set(reading)
+    instance, outer_version, token = GlobalHydra.instance(), version.VersionBase.instance(), READING.set(reading)
     outer, instance.hydra = instance.hydra, None
     version.VersionBase.set_instance(version.VersionBase())
     try:
@@ -187,7 +187,7 @@ def _hydra(reading: _Reading) -> Iterator[Any]:
         GlobalHydra.set_instance(instance)
         instance.hydra = outer
         version.VersionBase.set_instance(outer_version)
-        _READING.reset(token)
+        READING.reset(token)
 
 
 @contextmanager
@@ -209,14 +209,14 @@ def named_callables() -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------------------- overrides
 
 
-def _rewrite(overrides: Sequence[str], library: Library) -> tuple[list[Override], list[str]]:
+def rewrite(overrides: Sequence[str], library: Library) -> tuple[list[Override], list[str]]:
     """The overrides that set values, and all of them as Hydra takes them."""
     values: list[Override] = []
     lines: list[str] = []
     issues: list[Issue] = []
     for text in overrides:
         try:
-            line, value = _rewrite_one(text, library)
+            line, value = rewrite_one(text, library)
         except ConfigError as error:
             issues += error.issues
             continue
@@ -227,7 +227,7 @@ def _rewrite(overrides: Sequence[str], library: Library) -> tuple[list[Override]
     return values, lines
 
 
-def _rewrite_one(text: str, library: Library) -> tuple[str, Override | None]:
+def rewrite_one(text: str, library: Library) -> tuple[str, Override | None]:
     """A value is added or changed (`++`), whether YAML has its key or not; a group is named from the root and selects a file."""
     match = OVERRIDE.fullmatch(text)
     if match is None or (match["prefix"] != "~" and match["value"] is None):
@@ -237,16 +237,16 @@ def _rewrite_one(text: str, library: Library) -> tuple[str, Override | None]:
     group, package, value = canonical_group(match["key"]), match["package"] or "", match["value"] or ""
     if library.is_group(group) and not value.startswith("={"):  # a mapping is a value even where a folder has the key's name
         line = f"{match['prefix'] or ''}{group}{package}{value}"
-        _parse(line, text)
+        parse(line, text)
         return line, None
     if package:
         raise ConfigError(Issue(f"{text!r}: no group {group!r}{did_you_mean(group, library.groups())}{library.absent}", where=COMMAND_LINE))
     line = f"{'~' if match['prefix'] == '~' else '++'}{match['key']}{value}"
-    parsed = _parse(line, text)
+    parsed = parse(line, text)
     return line, None if parsed.is_delete() else parsed
 
 
-def _parse(line: str, text: str) -> Override:
+def parse(line: str, text: str) -> Override:
     try:
         parsed = OverridesParser.create().parse_override(line)
         if parsed.is_sweep_override():
@@ -260,14 +260,14 @@ def _parse(line: str, text: str) -> Override:
 # ------------------------------------------------------------------------------------------------------------------ errors
 
 
-def _issue(error: BaseException, reading: _Reading, provenance: Provenance) -> Issue:
+def issue(error: BaseException, reading: Reading, provenance: Provenance) -> Issue:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
-        return _missing_default(str(error.missing_cfg_file), reading)
+        return unknown_default(str(error.missing_cfg_file), reading)
     if isinstance(error, RecursionError):
-        return Issue("its defaults lead back to itself", where=_where_defaults(reading))
+        return Issue("its defaults lead back to itself", where=where_defaults(reading))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException):
-        return _value_issue(cause, reading, provenance)
+        return value_issue(cause, reading, provenance)
     if deletion := DELETION.fullmatch(str(error)):
         key, missing = deletion["key"], deletion["reason"] == "does not exist"
         reason = f"there is no such key{near_match(key, provenance.keys)}" if missing else f"its value {deletion['reason']}"
@@ -276,21 +276,21 @@ def _issue(error: BaseException, reading: _Reading, provenance: Provenance) -> I
         key = replacing["key"]
         return Issue(f"{reading.path.name} has no such default, and nothing to replace; to add one, write +{key}=NAME", key, COMMAND_LINE)
     if isinstance(error, AssertionError | TypeError):
-        return Issue(f"a default, or an override of one, is no name: {error or 'see --debug'}", where=_where_defaults(reading))
+        return Issue(f"a default, or an override of one, is no name: {error or 'see --debug'}", where=where_defaults(reading))
     if isinstance(error, OSError):  # a name that is too long to be a file's
-        return Issue(f"a default cannot be looked up: {error.strerror}", where=_where_defaults(reading))
+        return Issue(f"a default cannot be looked up: {error.strerror}", where=where_defaults(reading))
     hint = "; to replace it, write `override GROUP@KEY: NAME`" if "more than once" in str(error) else ""
     said = " ".join(str(error).replace(f"defined in {PRIMARY}", "among its defaults").split())
-    return Issue(said + hint, where=_where_defaults(reading))
+    return Issue(said + hint, where=where_defaults(reading))
 
 
-def _where_defaults(reading: _Reading) -> str:
+def where_defaults(reading: Reading) -> str:
     """Where the primary file names others; the file, where it names none."""
     primary = reading.documents.get(PRIMARY)
     return primary.where("defaults") if primary else str(reading.path)
 
 
-def _value_issue(cause: OmegaConfBaseException, reading: _Reading, provenance: Provenance) -> Issue:
+def value_issue(cause: OmegaConfBaseException, reading: Reading, provenance: Provenance) -> Issue:
     """A value that OmegaConf cannot make out, which it may say before all that wrote are known."""
     key = re.sub(r"\[(\d+)\]", r".\1", cause.full_key or "")
     if key.startswith("defaults."):  # beyond its number, a default is named as we hand it to Hydra
@@ -307,12 +307,12 @@ def _value_issue(cause: OmegaConfBaseException, reading: _Reading, provenance: P
     return Issue(message, key, provenance.where(key) if key in provenance.keys else next(written, provenance.where(key)))
 
 
-def _missing_default(name: str, reading: _Reading) -> Issue:
+def unknown_default(name: str, reading: Reading) -> Issue:
     """A name in some file's defaults, or on the command line, that no folder has."""
     group, _, option = name.rpartition("/")
     if reading.library.find(name) == reading.path.resolve():
         message = f"{name!r} is this file itself"
     else:
         message = missing_default(group, option, reading.library) + reading.library.absent
-    unnamed = COMMAND_LINE if reading.is_overridden else _where_defaults(reading)
+    unnamed = COMMAND_LINE if reading.is_overridden else where_defaults(reading)
     return Issue(message, where=writer_of_default(group, option, reading.documents) or unnamed)

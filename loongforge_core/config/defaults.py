@@ -23,25 +23,25 @@ def canonical_defaults(document: Document, folder: str) -> list[Any]:
     canonical: list[Any] = []
     for index, default in enumerate(defaults):
         if isinstance(default, str):
-            canonical.append(default if default == "_self_" else _canonical_default(default, folder))
+            canonical.append(default if default == "_self_" else canonical_default(default, folder))
         elif isinstance(default, Mapping) and len(default) == 1 and isinstance(value := next(iter(default.values())), str | list | None):
-            canonical.append({_canonical_key(next(iter(default))): value})
+            canonical.append({canonical_key(next(iter(default))): value})
         else:
             raise ConfigError(Issue(f"got {default!r}, expected NAME or GROUP: NAME", "defaults", document.where(f"defaults.{index}")))
     return canonical if "_self_" in canonical else [*canonical, "_self_"]
 
 
-def _canonical_default(default: str, folder: str) -> str:
+def canonical_default(default: str, folder: str) -> str:
     named_from_root = default.startswith(("/", "../", "models/"))
-    return _canonical_name(default if named_from_root or not folder else f"/{folder}/{default}")
+    return canonical_name(default if named_from_root or not folder else f"/{folder}/{default}")
 
 
-def _canonical_key(key: str) -> str:
+def canonical_key(key: str) -> str:
     *keywords, name = key.split(" ")
-    return " ".join([*keywords, _canonical_name(name)])
+    return " ".join([*keywords, canonical_name(name)])
 
 
-def _canonical_name(name: str) -> str:
+def canonical_name(name: str) -> str:
     group, at, package = name.partition("@")
     return f"/{canonical_group(group)}{at}{package}"
 

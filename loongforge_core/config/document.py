@@ -26,7 +26,7 @@ MOST_REFERENCES = 50
 VALUES = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe YAML as OmegaConf reads it: `1e-5` is a number, and dates are text. By libyaml where PyYAML has it, in a fifth of the time."""
 
     yaml_implicit_resolvers = {
@@ -42,7 +42,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             raise yaml.constructor.ConstructorError(None, None, f"this cannot be read as {kind}: {error}", node.start_mark) from error
 
 
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
         r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -73,26 +73,26 @@ class Document:
 
 def read_document(path: Path) -> Document:
     """Reads a mapping. Raises ConfigError for what is not YAML, not a mapping of text keys, or has a key twice."""
-    text = _read_text(path)
+    text = read_text(path)
     try:
-        loader = _Loader(text)
+        loader = Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Document(path, text, {}, {})
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(Issue("expected a mapping of keys to values", where=f"{path}:{node.start_mark.line + 1}"))
-        walk = _Walk(path)
-        lines = dict(_keys(node, "", walk))
+        walk = Walk(path)
+        lines = dict(keys(node, "", walk))
         if walk.issues:
             raise ConfigError(walk.issues)
         return Document(path, text, loader.construct_document(node), lines)
     except yaml.YAMLError as error:
-        raise ConfigError(_yaml_issue(error, path, text)) from error
+        raise ConfigError(yaml_issue(error, path, text)) from error
     except RecursionError as error:
         raise ConfigError(Issue("nested too deeply", where=str(path))) from error
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -106,7 +106,7 @@ def _read_text(path: Path) -> str:
         raise ConfigError(Issue(f"cannot be read: {error.strerror}", where=str(path))) from error
 
 
-def _yaml_issue(error: yaml.YAMLError, path: Path, text: str) -> Issue:
+def yaml_issue(error: yaml.YAMLError, path: Path, text: str) -> Issue:
     if isinstance(error, yaml.MarkedYAMLError):
         marks = [mark for mark in (error.problem_mark, error.context_mark) if mark]
         # What is missing is noticed at the file's end, behind its last line: then where it began helps more.
@@ -120,7 +120,7 @@ def _yaml_issue(error: yaml.YAMLError, path: Path, text: str) -> Issue:
 
 
 @dataclass
-class _Walk:
+class Walk:
     """Through the nodes of one file, aliases as often as they are written."""
 
     path: Path
@@ -143,7 +143,7 @@ class _Walk:
         return f"{self.path}:{node.start_mark.line + 1}"
 
 
-def _keys(node: yaml.Node, prefix: str, walk: _Walk) -> Iterator[tuple[str, int]]:
+def keys(node: yaml.Node, prefix: str, walk: Walk) -> Iterator[tuple[str, int]]:
     """Every dotted key under `node` with its line; what a merge (`<<`) brings in comes first, so that keys beside it win."""
     walk.enter(node, prefix)
     if node.tag not in VALUES:
@@ -153,16 +153,16 @@ def _keys(node: yaml.Node, prefix: str, walk: _Walk) -> Iterator[tuple[str, int]
     if isinstance(node, yaml.SequenceNode):
         for index, element in enumerate(node.value):
             yield f"{prefix}{index}", element.start_mark.line + 1
-            yield from _keys(element, f"{prefix}{index}.", walk)
+            yield from keys(element, f"{prefix}{index}.", walk)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.tag == MERGE:
                 for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    yield from _keys(merged, prefix, walk)
-        yield from _own_keys(node, prefix, walk)
+                    yield from keys(merged, prefix, walk)
+        yield from own_keys(node, prefix, walk)
 
 
-def _own_keys(node: yaml.MappingNode, prefix: str, walk: _Walk) -> Iterator[tuple[str, int]]:
+def own_keys(node: yaml.MappingNode, prefix: str, walk: Walk) -> Iterator[tuple[str, int]]:
     first: dict[str, int] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
@@ -178,4 +178,4 @@ def _own_keys(node: yaml.MappingNode, prefix: str, walk: _Walk) -> Iterator[tupl
             walk.add(f"this key is there twice, first in line {first[key.value]}", f"{prefix}{key.value}", key)
         first.setdefault(key.value, line)
         yield f"{prefix}{key.value}", line
-        yield from _keys(value, f"{prefix}{key.value}.", walk)
+        yield from keys(value, f"{prefix}{key.value}.", walk)

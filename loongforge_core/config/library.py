@@ -59,9 +59,9 @@ class Library:
     def find(self, name: str, *, besides: Path | None = None) -> Path | None:
         """The file of this name, or None. Raises ConfigError where two plugins publish it and the user has none."""
         for folder in self.user_folders:
-            if (path := _file(folder, name)) not in (None, besides):
+            if (path := yaml_file(folder, name)) not in (None, besides):
                 return path
-        files = {_file(folder.path, name): folder.origin for folder in self.published}
+        files = {yaml_file(folder.path, name): folder.origin for folder in self.published}
         found = {path: origin for path, origin in files.items() if path not in (None, besides)}
         if len(found) > 1:
             both = " and ".join(f"{origin} ({path})" for path, origin in found.items())
@@ -70,7 +70,7 @@ class Library:
 
     def is_group(self, name: str) -> bool:
         """Whether a folder of this name holds YAML."""
-        return any(_holds_yaml(folder / name) for folder in self._folders())
+        return any(holds_yaml(folder / name) for folder in self._folders())
 
     def options(self, group: str) -> list[str]:
         """Names of the YAML files of a group."""
@@ -82,7 +82,7 @@ class Library:
 
     def names(self) -> list[str]:
         """Names of all compositions."""
-        published = [file.name for file in published_files(self.published) if _is_composition(file.path)]
+        published = [file.name for file in published_files(self.published) if is_composition(file.path)]
         own = [path.stem for folder in self.user_folders for path in folder.glob("*.yaml")]
         return sorted({*published, *own})
 
@@ -139,17 +139,17 @@ def published_files(folders: Sequence[ConfigFolder]) -> Iterator[PublishedFile]:
             yield PublishedFile(path.relative_to(folder.path).with_suffix("").as_posix(), path, folder.origin)
 
 
-def _is_composition(path: Path) -> bool:
+def is_composition(path: Path) -> bool:
     try:
         return fills_slots(read_document(path))
     except ConfigError:  # `list` says what is wrong with it
         return False
 
 
-def _file(folder: Path, name: str) -> Path | None:
+def yaml_file(folder: Path, name: str) -> Path | None:
     path = folder / f"{name}.yaml"
     return path if os.path.isfile(path) else None  # False, not an error, for a name too long
 
 
-def _holds_yaml(folder: Path) -> bool:
+def holds_yaml(folder: Path) -> bool:
     return os.path.isdir(folder) and any(folder.glob("*.yaml"))

@@ -17,10 +17,10 @@ __all__ = ["check_neighbours", "installed", "width_between"]
 
 def check_neighbours(sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings) -> None:
     """Notes what does not fit. `sections` has all slots, `slots` those that are right by themselves."""
-    _check_encoded_once(sections, slots, findings)
-    _check_encodes(slots, findings)
+    check_encoded_once(sections, slots, findings)
+    check_encodes(slots, findings)
     for name in sections:
-        _check_slot(name, sections, slots, registry, findings)
+        check_slot(name, sections, slots, registry, findings)
 
 
 def width_between(config: ComponentConfig) -> int:
@@ -37,7 +37,7 @@ def installed(kind: Kind, registry: Registry) -> str:
     return f"an installed {kind}: {', '.join(names) or 'none is installed'}"
 
 
-def _check_encoded_once(sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> None:
+def check_encoded_once(sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> None:
     """Every modality has one encoder, whether a slot is named after it or takes it too."""
     taken = {slot_modality(name): name for name in sections if slot_kind(name) == "encoder"}
     for name, slot in slots.items():
@@ -50,7 +50,7 @@ def _check_encoded_once(sections: Mapping[str, Any], slots: Mapping[str, Slot], 
             taken.setdefault(modality, name)
 
 
-def _check_encodes(slots: Mapping[str, Slot], findings: Findings) -> None:
+def check_encodes(slots: Mapping[str, Slot], findings: Findings) -> None:
     """Of a component that takes several modalities, whether its settings are of an encoder for those that it is to encode."""
     for name, slot in slots.items():
         encodes = slot.config.encodes if isinstance(slot.config, EncoderConfig) else ()
@@ -59,7 +59,7 @@ def _check_encodes(slots: Mapping[str, Slot], findings: Findings) -> None:
                 findings.add(f"model.{name}", f"with these settings {slot.spec.name} encodes {', '.join(encodes)}, not {modality}")
 
 
-def _check_slot(name: str, sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings) -> None:
+def check_slot(name: str, sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings) -> None:
     modality = slot_modality(name)
     kind = slot_kind(name)
     if kind == "projector" and encoder_slot(modality) not in sections:
@@ -72,12 +72,12 @@ def _check_slot(name: str, sections: Mapping[str, Any], slots: Mapping[str, Slot
     projector, foundation = slots.get(projector_slot(modality)), slots.get(FOUNDATION)
     is_taken = not encoder.spec.modalities or modality in encoder.spec.modalities  # if not, the slot's own name is wrong
     if foundation is not None and projector_slot(modality) not in sections and is_taken:
-        _check_direct(encoder, foundation, registry, findings)
-    _check_levels(encoder, projector, foundation, findings)
-    _check_tokens(encoder, projector, findings)
+        check_direct(encoder, foundation, registry, findings)
+    check_levels(encoder, projector, foundation, findings)
+    check_tokens(encoder, projector, findings)
 
 
-def _check_direct(encoder: Slot, foundation: Slot, registry: Registry, findings: Findings) -> None:
+def check_direct(encoder: Slot, foundation: Slot, registry: Registry, findings: Findings) -> None:
     given, taken = width_between(encoder.config), width_between(foundation.config)
     if given != taken:
         needed = projector_slot(slot_modality(encoder.name))
@@ -90,7 +90,7 @@ def _check_direct(encoder: Slot, foundation: Slot, registry: Registry, findings:
         )
 
 
-def _check_levels(encoder: Slot, projector: Slot | None, foundation: Slot | None, findings: Findings) -> None:
+def check_levels(encoder: Slot, projector: Slot | None, foundation: Slot | None, findings: Findings) -> None:
     assert isinstance(encoder.config, EncoderConfig)
     levels = encoder.config.num_levels
     if not levels:
@@ -109,7 +109,7 @@ def _check_levels(encoder: Slot, projector: Slot | None, foundation: Slot | None
             )
 
 
-def _check_tokens(encoder: Slot, projector: Slot | None, findings: Findings) -> None:
+def check_tokens(encoder: Slot, projector: Slot | None, findings: Findings) -> None:
     """Whether the projector takes features that lie as this encoder's do, where that is known beforehand."""
     assert isinstance(encoder.config, EncoderConfig)
     size = encoder.config.typical_item_size
@@ -119,7 +119,7 @@ def _check_tokens(encoder: Slot, projector: Slot | None, findings: Findings) -> 
     try:
         grid = encoder.config.token_grid(size)
     except ValueError as error:
-        findings.add(f"model.{encoder.name}", f"cannot take an item of its own size, {_times(size)}: {error}")
+        findings.add(f"model.{encoder.name}", f"cannot take an item of its own size, {times(size)}: {error}")
         return
     try:
         projector.config.token_grid(grid)
@@ -127,5 +127,5 @@ def _check_tokens(encoder: Slot, projector: Slot | None, findings: Findings) -> 
         findings.add(f"model.{projector.name}", f"does not fit {encoder.name} ({encoder.spec.name}): {error}")
 
 
-def _times(grid: tuple[int, ...]) -> str:
+def times(grid: tuple[int, ...]) -> str:
     return " x ".join(str(side) for side in grid)

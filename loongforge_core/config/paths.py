@@ -27,13 +27,13 @@ def locate_run(run: RunSettings, registry: Registry, findings: Findings) -> RunS
     data = run.data
     tokenizer = None
     if run.tokenizer is not None:
-        tokenizer = _located(run.tokenizer, "tokenizer", "folder", registry, findings)
-        _check_content(tokenizer, "tokenizer", [TOKENIZER_FILES], findings)
-    path = _located_data(data, registry, findings)
+        tokenizer = located_path(run.tokenizer, "tokenizer", "folder", registry, findings)
+        check_content(tokenizer, "tokenizer", [TOKENIZER_FILES], findings)
+    path = located_data(data, registry, findings)
     eval_path = data.eval_path
     if eval_path is not None:
-        eval_path = _located(eval_path, "data.eval_path", _kind(eval_path, data), registry, findings)
-    _check_output(run, findings)
+        eval_path = located_path(eval_path, "data.eval_path", expected_kind(eval_path, data), registry, findings)
+    check_output(run, findings)
     return run.model_copy(update={"tokenizer": tokenizer, "data": data.model_copy(update={"path": path, "eval_path": eval_path})})
 
 
@@ -42,17 +42,17 @@ def locate_slots(slots: Mapping[str, Slot], registry: Registry, findings: Findin
     located = dict(slots)
     for name, slot in slots.items():
         if (pretrained := slot.settings.pretrained) is not None:
-            path = _located(pretrained, f"model.{name}.pretrained", "folder", registry, findings)
-            _check_content(path, f"model.{name}.pretrained", [("config.json",), ("*.safetensors",)], findings)
+            path = located_path(pretrained, f"model.{name}.pretrained", "folder", registry, findings)
+            check_content(path, f"model.{name}.pretrained", [("config.json",), ("*.safetensors",)], findings)
             located[name] = replace(slot, settings=slot.settings.model_copy(update={"pretrained": path}))
     return located
 
 
-def _located_data(data: DataSettings, registry: Registry, findings: Findings) -> str | list[str | WeightedFiles] | None:
+def located_data(data: DataSettings, registry: Registry, findings: Findings) -> str | list[str | WeightedFiles] | None:
     """`data.path`, in the form in which it is written."""
 
     def located(path: str, key: str) -> str:
-        return _located(path, key, _kind(path, data), registry, findings)
+        return located_path(path, key, expected_kind(path, data), registry, findings)
 
     if data.path is None or isinstance(data.path, str):
         return None if data.path is None else located(data.path, "data.path")
@@ -66,14 +66,14 @@ def _located_data(data: DataSettings, registry: Registry, findings: Findings) ->
     return files
 
 
-def _kind(path: str, data: DataSettings) -> str:
+def expected_kind(path: str, data: DataSettings) -> str:
     """Data that a plugin will write need not be there yet: whatever lies in the folder of the first data file."""
     if data.prepare is None or not data.paths:
         return "file"
     return "any" if Path(path).parent == Path(data.paths[0]).parent else "file"
 
 
-def _located(given: str, key: str, kind: str, registry: Registry, findings: Findings) -> str:
+def located_path(given: str, key: str, kind: str, registry: Registry, findings: Findings) -> str:
     path = given
     if given.startswith(PACKAGE_SCHEME):
         try:
@@ -83,12 +83,12 @@ def _located(given: str, key: str, kind: str, registry: Registry, findings: Find
             return given
     exists = {"file": os.path.isfile(path), "folder": os.path.isdir(path), "any": True}[kind]
     if not exists:
-        hint = _hint(path, kind, findings.provenance.where(key)) if len(findings.issues) < MOST_HINTS else ""
+        hint = hint_about(path, kind, findings.provenance.where(key)) if len(findings.issues) < MOST_HINTS else ""
         findings.add(key, f"missing {kind} {given!r}{hint}")
     return path
 
 
-def _check_content(folder: str, key: str, expected: Sequence[Sequence[str]], findings: Findings) -> None:
+def check_content(folder: str, key: str, expected: Sequence[Sequence[str]], findings: Findings) -> None:
     """Whether a folder that is there holds a file of each of these groups of patterns."""
     if not os.path.isdir(folder):
         return  # noted already
@@ -98,7 +98,7 @@ def _check_content(folder: str, key: str, expected: Sequence[Sequence[str]], fin
             return
 
 
-def _check_output(run: RunSettings, findings: Findings) -> None:
+def check_output(run: RunSettings, findings: Findings) -> None:
     """Whether output_dir is a folder or can become one. A command that reads no data may look at a run that it cannot write to."""
     given = Path(run.output_dir).absolute()
     there = next(path for path in (given, *given.parents) if path.exists())
@@ -108,7 +108,7 @@ def _check_output(run: RunSettings, findings: Findings) -> None:
         findings.add("output_dir", f"{run.output_dir!r}: the folder {there} cannot be written to")
 
 
-def _hint(path: str, kind: str, where: str) -> str:
+def hint_about(path: str, kind: str, where: str) -> str:
     """What the path was taken from, and the nearest name there; or the file beside the YAML that was probably meant."""
     if os.path.exists(path):
         return f": it is there, but it is no {kind}"

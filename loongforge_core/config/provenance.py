@@ -38,7 +38,7 @@ class Provenance:
             if not any(written.startswith(f"{above}.") for written in self._writers):
                 self._writers[above] = COMMAND_LINE  # it was no mapping until now
         self._writers[key] = COMMAND_LINE
-        for nested in _dotted(value, f"{key}."):
+        for nested in dotted(value, f"{key}."):
             self._writers[nested] = COMMAND_LINE
 
     @property
@@ -55,8 +55,8 @@ class Provenance:
         return self._root
 
 
-def _dotted(value: Any, prefix: str) -> Iterator[str]:
+def dotted(value: Any, prefix: str) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, nested in value.items():
             yield f"{prefix}{key}"
-            yield from _dotted(nested, f"{prefix}{key}.")
+            yield from dotted(nested, f"{prefix}{key}.")

@@ -22,14 +22,14 @@ def split_model(model: Any, registry: Registry, findings: Findings) -> tuple[dic
         given = "there is no model" if model is None else f"got {model!r}"
         findings.add("model", f"{given}: expected a mapping of slots, such as {FOUNDATION}: {{type: NAME}}")
         return {}, {}
-    forms = _original_forms(model.get("model_type"), registry)
+    forms = original_forms(model.get("model_type"), registry)
     sections = {key: value for key, value in model.items() if slot_kind(key) and key not in forms}
     if not sections:
         findings.add("model", f"no slot is filled: expected {FOUNDATION}, <modality>_encoder or <modality>_projector")
     return sections, {key: value for key, value in model.items() if key not in sections}
 
 
-def _original_forms(model_type: Any, registry: Registry) -> Collection[str]:
+def original_forms(model_type: Any, registry: Registry) -> Collection[str]:
     """Keys of the original design that the recipe knows; what is wrong with it is noted where it is made."""
     if not isinstance(model_type, str):
         return ()
@@ -56,22 +56,22 @@ def check_recipe(
         return None
     fields = translated({key: value for key, value in rest.items() if key != "model_type"}, config_class, "model", findings)
     for key in [key for key, value in fields.items() if isinstance(value, Mapping) and "type" in value]:
-        near = did_you_mean(key, _slot_names(registry))
+        near = did_you_mean(key, slot_names(registry))
         findings.add(f"model.{key}", f"no slot has this name; slots are {FOUNDATION}, <modality>_encoder, <modality>_projector{near}")
         del fields[key]
     slot_keys = {f"{slot}.{key}" for slot in sections for key in SLOT_KEYS}
-    also_valid = {"model_type", *_slot_names(registry), *slot_keys}
+    also_valid = {"model_type", *slot_names(registry), *slot_keys}
     config: RecipeConfig | None = validated(config_class, fields, "model", findings, also_valid=also_valid)
     if config is None:
         return None
     for slot, section in sections.items() if FOUNDATION in sections else ():
         if slot_kind(slot) == "encoder" and isinstance(section, Mapping):
-            for modality in _encoded(slot, section, registry):
-                _check_markup(slot, modality, spec, config, findings)
+            for modality in encoded(slot, section, registry):
+                check_markup(slot, modality, spec, config, findings)
     return spec, config
 
 
-def _encoded(slot: str, section: Mapping[str, Any], registry: Registry) -> Iterator[str]:
+def encoded(slot: str, section: Mapping[str, Any], registry: Registry) -> Iterator[str]:
     """The modalities whose items an encoder's slot is to take; those that its encoder does not take are wrong for that reason already."""
     more = section.get("also_encodes")
     published = [each.spec for each in registry.components("encoder") if each.spec.name == section.get("type")]
@@ -95,7 +95,7 @@ def check_positions(recipe: tuple[ComponentSpec, RecipeConfig] | None, slots: Ma
         )
 
 
-def _check_markup(slot: str, modality: str, recipe: ComponentSpec, config: RecipeConfig, findings: Findings) -> None:
+def check_markup(slot: str, modality: str, recipe: ComponentSpec, config: RecipeConfig, findings: Findings) -> None:
     try:
         config.markup(modality)
     except KeyError:
@@ -107,6 +107,6 @@ def _check_markup(slot: str, modality: str, recipe: ComponentSpec, config: Recip
         )
 
 
-def _slot_names(registry: Registry) -> set[str]:
+def slot_names(registry: Registry) -> set[str]:
     modalities = {modality for published in registry.components("encoder") for modality in published.spec.modalities}
     return {FOUNDATION, *map(encoder_slot, modalities), *map(projector_slot, modalities)}

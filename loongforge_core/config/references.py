@@ -24,20 +24,20 @@ PURE = frozenset({*NAMED_CALLABLES, "oc.env"})
 """Resolvers that make a value of what is written, whatever the tree has."""
 
 
-class _TooMuch(Exception):
+class TooMuch(Exception):
     pass
 
 
 def oversized_reference(tree: Any) -> tuple[str, str] | None:
     """The key at which references come to too much, and what is wrong; None where they do not. Cycles are left to OmegaConf."""
-    sizes = _Sizes(tree)
+    sizes = Sizes(tree)
     total = hidden = 0
-    for key, text in _texts(tree, ()):
+    for key, text in texts(tree, ()):
         try:
             total += sizes.of(key) if "${" in text else 0
-        except _TooMuch as error:
+        except TooMuch as error:
             return ".".join(key), str(error)
-        hidden += sum(_is_hidden(match) for match in REFERENCE.finditer(text))
+        hidden += sum(is_hidden(match) for match in REFERENCE.finditer(text))
         if total > LARGEST:
             return ".".join(key), f"what its references come to, with those of the keys before it, is longer than {LARGEST} characters"
         if hidden > MOST_HIDDEN:
@@ -45,22 +45,22 @@ def oversized_reference(tree: Any) -> tuple[str, str] | None:
     return None
 
 
-def _texts(node: Any, key: Key) -> Iterator[tuple[Key, str]]:
+def texts(node: Any, key: Key) -> Iterator[tuple[Key, str]]:
     if isinstance(node, str):
         yield key, node
     elif isinstance(node, Mapping):
         for name, nested in node.items():
-            yield from _texts(nested, (*key, str(name)))
+            yield from texts(nested, (*key, str(name)))
     elif isinstance(node, list):
         for index, nested in enumerate(node):
-            yield from _texts(nested, (*key, str(index)))
+            yield from texts(nested, (*key, str(index)))
 
 
-def _is_hidden(match: re.Match[str]) -> bool:
+def is_hidden(match: re.Match[str]) -> bool:
     return match["end"] in "${" or bool(match["resolver"] and match["resolver"] not in PURE)
 
 
-class _Sizes:
+class Sizes:
     """Of everything in one tree, each found once."""
 
     def __init__(self, tree: Any) -> None:
@@ -68,15 +68,15 @@ class _Sizes:
         self.known: dict[Key, int] = {}
 
     def of(self, key: Key, through: tuple[Key, ...] = ()) -> int:
-        """What the value comes to. Raises _TooMuch for a chain that is too long."""
+        """What the value comes to. Raises TooMuch for a chain that is too long."""
         if key in through:
             return 0
         if len(through) > LONGEST_CHAIN:
-            raise _TooMuch(f"more than {LONGEST_CHAIN} references, each to the next")
+            raise TooMuch(f"more than {LONGEST_CHAIN} references, each to the next")
         if key not in self.known:
             node = self._at(key)
-            own = sum(len(text) for _, text in _texts(node, ())) + 10 * _num_values(node)
-            targets = [self._target(match["path"], at) for at, text in _texts(node, key) for match in _references(text)]
+            own = sum(len(text) for _, text in texts(node, ())) + 10 * num_values(node)
+            targets = [self._target(match["path"], at) for at, text in texts(node, key) for match in references_in(text)]
             self.known[key] = own + sum(self.of(target, (*through, key)) for target in targets)
         return self.known[key]
 
@@ -101,11 +101,11 @@ class _Sizes:
         return here
 
 
-def _references(text: str) -> Iterator[re.Match[str]]:
-    return (match for match in REFERENCE.finditer(text) if not match["resolver"] and not _is_hidden(match))
+def references_in(text: str) -> Iterator[re.Match[str]]:
+    return (match for match in REFERENCE.finditer(text) if not match["resolver"] and not is_hidden(match))
 
 
-def _num_values(node: Any) -> int:
+def num_values(node: Any) -> int:
     if isinstance(node, Mapping):
-        return 1 + sum(map(_num_values, node.values()))
-    return 1 + sum(map(_num_values, node)) if isinstance(node, list) else 1
+        return 1 + sum(map(num_values, node.values()))
+    return 1 + sum(map(num_values, node)) if isinstance(node, list) else 1

@@ -43,20 +43,20 @@ INFERRED = ("input_size", "hidden_size", "num_levels")
 
 def composition_schema(registry: Registry) -> Schema:
     """The schema, draft 7. What of a plugin cannot be loaded is left out, and said."""
-    return _Schema(registry).whole()
+    return PluginsSchema(registry).whole()
 
 
-class _Schema:
+class PluginsSchema:
     """The definitions of one schema, as they are made."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        configs = dict(_loaded(registry))
+        configs = dict(loaded(registry))
         self.recipes = {spec: config for spec, config in configs.items() if spec.kind == "recipe"}
         self.parts = {spec: config for spec, config in configs.items() if spec.kind != "recipe"}
         modalities = sorted({modality for spec in self.parts for modality in spec.modalities})
         self.slots = [*map(encoder_slot, modalities), *map(projector_slot, modalities), FOUNDATION]
-        self.definitions = {_name(spec): _part(spec, config) for spec, config in self.parts.items()}
+        self.definitions = {name_of(spec): part_schema(spec, config) for spec, config in self.parts.items()}
 
     def whole(self) -> Schema:
         self.definitions["defaults"] = defaults_schema(self.registry, self.slots)
@@ -71,7 +71,7 @@ class _Schema:
             "type": "object",
             "properties": {"type": choice(names, of_a_size)},
             "if": {"required": ["type"]},
-            "then": {"allOf": [_where("type", name, self._size(name)) for name in names]},
+            "then": {"allOf": [where("type", name, self._size(name)) for name in names]},
             "else": {
                 "if": {"required": ["defaults"]},
                 "then": self._composition(run, is_whole=False),
@@ -83,12 +83,12 @@ class _Schema:
     def _size(self, name: str) -> Schema:
         """A file with the keys of any component of this name, of whatever kind."""
         parts = [spec for spec in self.parts if spec.name == name]
-        return _only({"defaults": {"$ref": "#/definitions/defaults"}, **self._keys_of_any(parts)})
+        return only({"defaults": {"$ref": "#/definitions/defaults"}, **self._keys_of_any(parts)})
 
     def _composition(self, run: Iterable[str], *, is_whole: bool) -> Schema:
         """`is_whole`: nothing comes from other files."""
         keys = {name: {"$ref": f"#/definitions/run.{name}"} for name in run}
-        return _only({"defaults": {"$ref": "#/definitions/defaults"}, "model": self._model(is_whole), **keys})
+        return only({"defaults": {"$ref": "#/definitions/defaults"}, "model": self._model(is_whole), **keys})
 
     # ---- model
 
@@ -100,7 +100,7 @@ class _Schema:
             "type": "object",
             "properties": {"model_type": choice(sorted(spec.name for spec in self.recipes), description)},
             "allOf": [
-                *(_where("model_type", spec.name, self._of_recipe({spec: each}, is_whole)) for spec, each in self.recipes.items()),
+                *(where("model_type", spec.name, self._of_recipe({spec: each}, is_whole)) for spec, each in self.recipes.items()),
                 {"if": {"not": {"required": ["model_type"]}}, "then": self._of_recipe(unnamed, is_whole)},
             ],
         }
@@ -114,7 +114,7 @@ class _Schema:
         known = "|".join(map(re.escape, sorted({*own, *self.slots})))
         others = {f"other_{kind}": f"^(?!({known})$).+_{kind}$" for kind in ("encoder", "projector")}
         return {
-            **_only({"model_type": {}, **{slot: self._slot(slot, is_whole) for slot in self.slots if slot not in own}, **own}),
+            **only({"model_type": {}, **{slot: self._slot(slot, is_whole) for slot in self.slots if slot not in own}, **own}),
             "patternProperties": {pattern: self._slot(slot, is_whole) for slot, pattern in others.items() if self._fitting(slot)},
         }
 
@@ -129,21 +129,21 @@ class _Schema:
         if name not in self.definitions:
             fitting = self._fitting(slot)
             kinds = {"type": choice(sorted(spec.name for spec in fitting), description_of(SlotSettings, "type"))}
-            branches = [_where("type", spec.name, self._filled(spec, is_whole)) for spec in fitting]
+            branches = [where("type", spec.name, self._filled(spec, is_whole)) for spec in fitting]
             if not is_whole:
-                branches.append({"if": {"not": {"required": ["type"]}}, "then": _only(self._keys_of_any(fitting))})
+                branches.append({"if": {"not": {"required": ["type"]}}, "then": only(self._keys_of_any(fitting))})
             schema: Schema = {"type": "object", "properties": kinds, "allOf": branches, **({"required": ["type"]} if is_whole else {})}
             self.definitions[name] = mapping(schema, f"The {slot_kind(slot)} of this model.")
         return {"$ref": f"#/definitions/{name}"}
 
     def _filled(self, spec: ComponentSpec, is_whole: bool) -> Schema:
-        part: Schema = {"$ref": f"#/definitions/{_name(spec)}"}
-        return {"allOf": [part], "required": _required(spec, self.parts[spec])} if is_whole else part
+        part: Schema = {"$ref": f"#/definitions/{name_of(spec)}"}
+        return {"allOf": [part], "required": required(spec, self.parts[spec])} if is_whole else part
 
     def _keys_of_any(self, parts: Iterable[ComponentSpec]) -> dict[str, Schema]:
         """Each key that one of these components has, with all that one of them lets it be."""
         found: dict[str, list[tuple[Schema, Schema]]] = {}
-        for name in map(_name, parts):
+        for name in map(name_of, parts):
             for key, schema in self.definitions[name]["properties"].items():
                 meaning = {about: what for about, what in schema.items() if about != "description"}
                 if all(meaning != other for other, _ in found.setdefault(key, [])):
@@ -151,7 +151,7 @@ class _Schema:
         return {key: any_of([reference for _, reference in schemas]) for key, schemas in found.items()}
 
 
-def _loaded(registry: Registry) -> Iterator[tuple[ComponentSpec, type[ComponentConfig]]]:
+def loaded(registry: Registry) -> Iterator[tuple[ComponentSpec, type[ComponentConfig]]]:
     """Every component that can be selected, with its config."""
     for published in registry.components():
         try:
@@ -163,29 +163,29 @@ def _loaded(registry: Registry) -> Iterator[tuple[ComponentSpec, type[ComponentC
             logger.warning("left out: %s %s: %s", published.spec.kind, published.spec.name, error)
 
 
-def _part(spec: ComponentSpec, config: type[ComponentConfig]) -> Schema:
+def part_schema(spec: ComponentSpec, config: type[ComponentConfig]) -> Schema:
     """The keys of a slot that this component fills."""
     slot = field_schemas(SlotSettings)
     encoded = {"type": "string", "enum": list(spec.modalities)} if spec.modalities else {"type": "string"}
     slot["also_encodes"] |= {"items": or_reference(encoded)} if spec.kind == "encoder" else {"maxItems": 0}
     kind = {"const": spec.name, **described(spec.summary)}
-    return {**described(spec.summary), **_only({**slot, "type": kind, **field_schemas(config), **old_keys(config)})}
+    return {**described(spec.summary), **only({**slot, "type": kind, **field_schemas(config), **old_keys(config)})}
 
 
-def _required(spec: ComponentSpec, config: type[ComponentConfig]) -> list[str]:
+def required(spec: ComponentSpec, config: type[ComponentConfig]) -> list[str]:
     """Less what follows from neighbours, and what old keys may mean."""
     meant = {field for meanings in config.original_forms.values() for fields in meanings.values() for field in fields}
     inferred = INFERRED if spec.kind == "projector" else ()
     return [name for name in required_fields(config) if name not in meant and name not in inferred]
 
 
-def _only(properties: dict[str, Schema]) -> Schema:
+def only(properties: dict[str, Schema]) -> Schema:
     return {"properties": properties, "additionalProperties": False}
 
 
-def _where(key: str, value: str, schema: Schema) -> Schema:
+def where(key: str, value: str, schema: Schema) -> Schema:
     return {"if": {"properties": {key: {"const": value}}, "required": [key]}, "then": schema}
 
 
-def _name(spec: ComponentSpec) -> str:
+def name_of(spec: ComponentSpec) -> str:
     return f"{spec.kind}.{spec.name}"

@@ -22,7 +22,7 @@ BEFORE = r"^((optional|override) )*(\.\./)*/?(models/)?"
 
 def defaults_schema(registry: Registry, slots: Sequence[str]) -> Schema:
     """A list of NAME, or GROUP@model.SLOT: NAME."""
-    compositions, groups = _published(registry)
+    compositions, groups = published(registry)
     return {
         "description": "Files that this one starts from, one after the other: NAME, or GROUP@model.SLOT: NAME.",
         "type": "array",
@@ -34,16 +34,18 @@ def defaults_schema(registry: Registry, slots: Sequence[str]) -> Schema:
                     "type": "object",
                     "minProperties": 1,
                     "maxProperties": 1,
-                    "properties": {f"{way}{target}": _names(groups[group]) for way in WAYS for group, target in _targets(groups, slots)},
-                    "patternProperties": {f"{BEFORE}{re.escape(group)}(@|$)": _names(names) for group, names in groups.items()},
-                    "additionalProperties": _names([]),
+                    "properties": {
+                        f"{way}{target}": one_of_names(groups[group]) for way in WAYS for group, target in targets(groups, slots)
+                    },
+                    "patternProperties": {f"{BEFORE}{re.escape(group)}(@|$)": one_of_names(names) for group, names in groups.items()},
+                    "additionalProperties": one_of_names([]),
                 },
             ]
         },
     }
 
 
-def _published(registry: Registry) -> tuple[list[str], dict[str, list[str]]]:
+def published(registry: Registry) -> tuple[list[str], dict[str, list[str]]]:
     """The compositions, and the sizes of components by group."""
     compositions: list[str] = []
     groups: dict[str, list[str]] = {}
@@ -60,13 +62,13 @@ def _published(registry: Registry) -> tuple[list[str], dict[str, list[str]]]:
     return compositions, groups
 
 
-def _targets(groups: dict[str, list[str]], slots: Sequence[str]) -> Iterator[tuple[str, str]]:
+def targets(groups: dict[str, list[str]], slots: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each group with the key that puts it into a slot: the one of its own name, or the foundation."""
     for group in groups:
         slot = group if group in slots else FOUNDATION
         yield group, f"{group}@model.{slot}"
 
 
-def _names(proposed: Sequence[str]) -> Schema:
+def one_of_names(proposed: Sequence[str]) -> Schema:
     others = [{"type": "string"}, {"type": "null"}, {"type": "array", "items": {"type": "string"}}]
     return {"anyOf": [{"enum": list(proposed)}, *others] if proposed else others}

@@ -44,7 +44,7 @@ def field_schemas(model: type[BaseModel]) -> dict[str, Schema]:
     whole = model.model_json_schema()
     definitions = whole.get("$defs", {})
     return {
-        name: or_reference(_draft_7({**schema, **described(description_of(model, name))}, definitions))
+        name: or_reference(draft_7({**schema, **described(description_of(model, name))}, definitions))
         for name, schema in whole.get("properties", {}).items()
     }
 
@@ -86,26 +86,26 @@ def or_reference(schema: Schema) -> Schema:
     """The same, or text that refers to another value."""
     kind, branches = schema.get("type"), schema.get("anyOf")
     if branches is not None:
-        return schema if any(_takes_any_text(branch) for branch in branches) else {**schema, "anyOf": [*branches, _reference()]}
-    if "enum" in schema or "const" in schema or (kind == "string" and not _takes_any_text(schema)):
+        return schema if any(takes_any_text(branch) for branch in branches) else {**schema, "anyOf": [*branches, reference()]}
+    if "enum" in schema or "const" in schema or (kind == "string" and not takes_any_text(schema)):
         outside = {key: value for key, value in schema.items() if key == "description"}
-        return {**outside, "anyOf": [{key: value for key, value in schema.items() if key not in outside}, _reference()]}
+        return {**outside, "anyOf": [{key: value for key, value in schema.items() if key not in outside}, reference()]}
     return {**schema, "type": [kind, "string"], **REFERENCE} if kind in SCALARS else schema
 
 
-def _reference() -> Schema:
+def reference() -> Schema:
     return {"type": "string", **REFERENCE}
 
 
-def _takes_any_text(schema: Schema) -> bool:
+def takes_any_text(schema: Schema) -> bool:
     return schema.get("type") == "string" and not schema.keys() & {"enum", "const", "pattern", "minLength", "maxLength"}
 
 
-def _draft_7(schema: Schema, definitions: Mapping[str, Schema], inside: tuple[str, ...] = ()) -> Schema:
+def draft_7(schema: Schema, definitions: Mapping[str, Schema], inside: tuple[str, ...] = ()) -> Schema:
     """Pydantic's schema, which is draft 2020-12, with the definitions that it names in their places."""
 
     def below(nested: Any) -> Any:
-        return _draft_7(nested, definitions, inside) if isinstance(nested, dict) else nested
+        return draft_7(nested, definitions, inside) if isinstance(nested, dict) else nested
 
     def value(nested: Any) -> Any:
         return or_reference(below(nested)) if isinstance(nested, dict) else nested
@@ -114,7 +114,7 @@ def _draft_7(schema: Schema, definitions: Mapping[str, Schema], inside: tuple[st
         return {}  # a mapping that may hold itself
     if name:
         beside = {key: each for key, each in schema.items() if key != "$ref"}
-        return _draft_7({**definitions[name], **beside}, definitions, (*inside, name))
+        return draft_7({**definitions[name], **beside}, definitions, (*inside, name))
     made = {key: each for key, each in schema.items() if key not in DROPPED}
     for key in ("anyOf", "oneOf", "allOf"):
         if key in made:  # of `oneOf`, several may fit before what tells them apart has come from another file
@@ -126,10 +126,10 @@ def _draft_7(schema: Schema, definitions: Mapping[str, Schema], inside: tuple[st
             made[key] = value(made[key])
     if "prefixItems" in made:
         made["items"], made["additionalItems"] = [value(each) for each in made.pop("prefixItems")], made.get("items", False)
-    return {**made, **described(_described_with_default(schema))}
+    return {**made, **described(described_with_default(schema))}
 
 
-def _described_with_default(schema: Schema) -> str:
+def described_with_default(schema: Schema) -> str:
     """The default in words: as a `default`, editors would write all of a section's into the file as soon as the section is begun."""
     about, default = one_line(schema.get("description", "").partition("\n\n")[0]), schema.get("default")
     if default in (None, [], {}) or isinstance(default, dict) or "const" in schema:

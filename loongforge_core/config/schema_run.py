@@ -24,29 +24,29 @@ def run_schemas(registry: Registry, parts: Iterable[ComponentSpec], slots: Itera
     encoders = [spec for spec in parts if spec.kind == "encoder"]
     encoder_slots = [slot for slot in slots if slot_kind(slot) == "encoder"]
     sections = field_schemas(RunSettings)
-    sections["parallel"] |= {"properties": _parallel(encoder_slots), "patternProperties": {"^.+_encoder$": _settings(EncoderLayout)}}
-    sections["data"]["properties"] = _data(registry, encoders, list(map(slot_modality, encoder_slots)))
+    sections["parallel"] |= {"properties": parallel(encoder_slots), "patternProperties": {"^.+_encoder$": section_schema(EncoderLayout)}}
+    sections["data"]["properties"] = data(registry, encoders, list(map(slot_modality, encoder_slots)))
     return sections
 
 
-def _parallel(encoder_slots: Iterable[str]) -> dict[str, Schema]:
+def parallel(encoder_slots: Iterable[str]) -> dict[str, Schema]:
     fields = field_schemas(ParallelSettings)
     del fields["encoders"]  # filled from the sections
-    return {**fields, **{slot: _settings(EncoderLayout) for slot in encoder_slots}}
+    return {**fields, **{slot: section_schema(EncoderLayout) for slot in encoder_slots}}
 
 
-def _data(registry: Registry, encoders: Iterable[ComponentSpec], modalities: Collection[str]) -> dict[str, Schema]:
+def data(registry: Registry, encoders: Iterable[ComponentSpec], modalities: Collection[str]) -> dict[str, Schema]:
     fields = field_schemas(DataSettings)
     names = sorted({published.spec.name for published in registry.datasets()})
     fields["prepare"] = {**described(description_of(DataSettings, "prepare")), "anyOf": [choice(names), {"type": "null"}]}
     fields["augment"] |= {
-        "properties": {modality: any_of(found) for modality in modalities if (found := _distortions(modality, encoders, registry))},
+        "properties": {modality: any_of(found) for modality in modalities if (found := distortions(modality, encoders, registry))},
         "additionalProperties": any(not spec.modalities for spec in encoders),
     }
     return fields
 
 
-def _distortions(modality: str, encoders: Iterable[ComponentSpec], registry: Registry) -> list[Schema]:
+def distortions(modality: str, encoders: Iterable[ComponentSpec], registry: Registry) -> list[Schema]:
     """The settings of the processors of all encoders of a modality; none where nothing is distorted."""
     found: list[Schema] = []
     for spec in encoders:
@@ -57,12 +57,12 @@ def _distortions(modality: str, encoders: Iterable[ComponentSpec], registry: Reg
         except PluginError as error:
             logger.warning("left out: %s", error)
             continue
-        if settings is not None and (schema := _settings(settings)) not in found:
+        if settings is not None and (schema := section_schema(settings)) not in found:
             found.append(schema)
     return found
 
 
-def _settings(model: type[BaseModel]) -> Schema:
+def section_schema(model: type[BaseModel]) -> Schema:
     """A section with the fields of a model."""
     fields = {"type": "object", "properties": field_schemas(model), "additionalProperties": False}
     return mapping(fields, one_line((model.__doc__ or "").partition("\n\n")[0]))

@@ -22,38 +22,39 @@ def check_run(
     tree: Mapping[str, Any], sections: Mapping[str, Any], slots: Mapping[str, Slot], registry: Registry, findings: Findings
 ) -> RunSettings:
     """What the keys of `tree`, all but `model`, come to; what is wrong is noted, and has its default."""
-    run = _settings(dict(tree), sections, slots, findings)
-    _check_saving(run.train, findings)
+    run = settings_of(dict(tree), sections, slots, findings)
+    check_saving(run.train, findings)
     if run.data.prepare is not None:
-        _check_prepare(run, registry, findings)
+        check_prepare(run, registry, findings)
     augment = {
-        modality: _augmentation(modality, settings, sections, slots, registry, findings) for modality, settings in run.data.augment.items()
+        modality: augmentation_of(modality, settings, sections, slots, registry, findings)
+        for modality, settings in run.data.augment.items()
     }
     return run.model_copy(update={"data": run.data.model_copy(update={"augment": augment})})
 
 
-def _settings(tree: dict[str, Any], sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> RunSettings:
+def settings_of(tree: dict[str, Any], sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> RunSettings:
     """The settings; where some are wrong, the rest with defaults in their places, so that the rest is checked too."""
     encoders: dict[str, EncoderLayout] = {}
     if isinstance(parallel := tree.get("parallel"), Mapping):
         own = {key: value for key, value in parallel.items() if key == "encoders" or slot_kind(key) or isinstance(value, Mapping)}
         tree["parallel"] = {key: value for key, value in parallel.items() if key not in own}
-        encoders = _encoder_layouts(own, sections, findings)
+        encoders = encoder_layouts(own, sections, findings)
     noted = len(findings.issues)
     for name in [key for key in tree if slot_kind(key)]:
         findings.add(name, f"a slot is a part of `model`: write model.{name}, or `GROUP@model.{name}: NAME` under `defaults`")
         del tree[name]
-    run = validated(RunSettings, tree, "", findings, also_valid={"model", *_dotted_settings(RunSettings)})
+    run = validated(RunSettings, tree, "", findings, also_valid={"model", *dotted_settings(RunSettings)})
     if run is None:
         sound = json.loads(json.dumps(tree))
         for issue in findings.issues[noted:]:
-            _remove(sound, issue.key)
+            remove(sound, issue.key)
         run = validated(RunSettings, sound, "", Findings(findings.provenance)) or RunSettings()
     encoders = {name: encoders.get(name, EncoderLayout()) for name in slots if slot_kind(name) == "encoder"}
     return run.model_copy(update={"parallel": run.parallel.model_copy(update={"encoders": encoders})})
 
 
-def _dotted_settings(model: type[BaseModel]) -> set[str]:
+def dotted_settings(model: type[BaseModel]) -> set[str]:
     """`train.lr` and the like: what a key at the top may have been meant to be."""
     sections = {name: field.annotation for name, field in model.model_fields.items()}
     return {
@@ -64,7 +65,7 @@ def _dotted_settings(model: type[BaseModel]) -> set[str]:
     }
 
 
-def _remove(tree: dict[str, Any], key: str) -> None:
+def remove(tree: dict[str, Any], key: str) -> None:
     """Takes a key out of a nested tree; one inside a list takes the list with it."""
     here: Any = tree
     *above, last = key.split(".")
@@ -76,7 +77,7 @@ def _remove(tree: dict[str, Any], key: str) -> None:
     here.pop(last, None)
 
 
-def _encoder_layouts(written: Mapping[str, Any], sections: Mapping[str, Any], findings: Findings) -> dict[str, EncoderLayout]:
+def encoder_layouts(written: Mapping[str, Any], sections: Mapping[str, Any], findings: Findings) -> dict[str, EncoderLayout]:
     """The sections of `parallel` that are named after encoder slots."""
     layouts: dict[str, EncoderLayout] = {}
     encoders = [name for name in sections if slot_kind(name) == "encoder"]
@@ -90,7 +91,7 @@ def _encoder_layouts(written: Mapping[str, Any], sections: Mapping[str, Any], fi
     return layouts
 
 
-def _augmentation(
+def augmentation_of(
     modality: str,
     settings: Mapping[str, Any],
     sections: Mapping[str, Any],
@@ -124,7 +125,7 @@ def _augmentation(
     return augmentation.model_dump(mode="json") if augmentation else dict(settings)
 
 
-def _check_saving(train: TrainSettings, findings: Findings) -> None:
+def check_saving(train: TrainSettings, findings: Findings) -> None:
     retained, interval = train.save_retain_interval, train.save_interval
     if not retained:
         return
@@ -141,7 +142,7 @@ def _check_saving(train: TrainSettings, findings: Findings) -> None:
         findings.add("train.save_retain_interval", f"got {retained}, {message}")
 
 
-def _check_prepare(run: RunSettings, registry: Registry, findings: Findings) -> None:
+def check_prepare(run: RunSettings, registry: Registry, findings: Findings) -> None:
     assert run.data.prepare is not None
     try:
         registry.dataset(run.data.prepare)

@@ -60,38 +60,38 @@ def validated(
         # As JSON: lists for tuples and text for paths are what YAML can say, and strictness stays.
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        for location, message in _messages(error, model, data, also_valid).items():
+        for location, message in messages(error, model, data, also_valid).items():
             findings.add(".".join([*([prefix] if prefix else []), *location]), message)
         return None
 
 
-def _messages(error: ValidationError, model: type[BaseModel], data: Any, also_valid: Iterable[str]) -> dict[tuple[str, ...], str]:
+def messages(error: ValidationError, model: type[BaseModel], data: Any, also_valid: Iterable[str]) -> dict[tuple[str, ...], str]:
     """One sentence per place; where several forms were possible, all that were expected."""
     grouped: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors(include_url=False):
-        grouped.setdefault(_place(detail, data), []).append(detail)
+        grouped.setdefault(place(detail, data), []).append(detail)
     return {
-        location: _sentence(details, model, also_valid)
+        location: sentence(details, model, also_valid)
         for location, details in grouped.items()
         if not any(other[: len(location)] == location and other != location for other in grouped)  # the form that got furthest
     }
 
 
-def _place(detail: Any, data: Any) -> tuple[str, ...]:
+def place(detail: Any, data: Any) -> tuple[str, ...]:
     """Where in the data the error is, by keys that are written or missing there."""
-    location, kind = _location(detail), detail["type"]
+    location, kind = location_of(detail), detail["type"]
     if kind in ("missing", "extra_forbidden"):
-        return (*_inside(location[:-1], data), location[-1])
+        return (*place_inside(location[:-1], data), location[-1])
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return (*_inside(location, data), detail["ctx"]["discriminator"].strip("'"))
-    return _inside(location, data)
+        return (*place_inside(location, data), detail["ctx"]["discriminator"].strip("'"))
+    return place_inside(location, data)
 
 
-def _location(detail: Any) -> tuple[str, ...]:
+def location_of(detail: Any) -> tuple[str, ...]:
     return tuple(str(part) for part in detail["loc"])
 
 
-def _inside(location: tuple[str, ...], data: Any) -> tuple[str, ...]:
+def place_inside(location: tuple[str, ...], data: Any) -> tuple[str, ...]:
     """The parts of a location that lead into the data; pydantic adds the branches of unions."""
     inside: list[str] = []
     for part in location:
@@ -105,105 +105,105 @@ def _inside(location: tuple[str, ...], data: Any) -> tuple[str, ...]:
     return tuple(inside)
 
 
-def _sentence(details: list[Any], model: type[BaseModel], also_valid: Iterable[str]) -> str:
+def sentence(details: list[Any], model: type[BaseModel], also_valid: Iterable[str]) -> str:
     first = details[0]
     kind, given, context = first["type"], first["input"], first.get("ctx", {})
-    forms = _forms_at(model, _location(first))
+    forms = forms_at(model, location_of(first))
     if kind == "extra_forbidden":
-        return f"unknown key{_suggestion(_location(first), model, also_valid)}"
+        return f"unknown key{suggestion(location_of(first), model, also_valid)}"
     if kind == "missing":
-        return f"not given, and it has no default{_description(model, _location(first))}"
+        return f"not given, and it has no default{description_at(model, location_of(first))}"
     if kind == "union_tag_not_found":
         return f"not given, and it has no default; expected {forms}"
     if kind == "union_tag_invalid":
-        return f"got {context['tag']!r}, expected {context['expected_tags']}{_nearest(context['tag'], context['expected_tags'])}"
+        return f"got {context['tag']!r}, expected {context['expected_tags']}{nearest(context['tag'], context['expected_tags'])}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
-        expected = _as_yaml(context["expected"])
-        return f"got {_shown(given)}, expected {expected}{_nearest(given, expected)}"
-    wanted = list(dict.fromkeys(_expected(detail) for detail in details))
-    if "a list" in wanted and isinstance(given, str) and _takes_texts(model, _location(first)):
+        expected = as_yaml(context["expected"])
+        return f"got {shown(given)}, expected {expected}{nearest(given, expected)}"
+    wanted = list(dict.fromkeys(expected_by(detail) for detail in details))
+    if "a list" in wanted and isinstance(given, str) and takes_texts(model, location_of(first)):
         wanted[wanted.index("a list")] = f"a list, such as [{given!r}]"
     told_apart = f", with type {forms}" if forms and not isinstance(given, Mapping) else ""
-    return f"got {_shown(given)}{_type_of(given)}, expected {' or '.join(wanted)}{told_apart}"
+    return f"got {shown(given)}{type_of(given)}, expected {' or '.join(wanted)}{told_apart}"
 
 
-def _suggestion(location: tuple[str, ...], model: type[BaseModel], also_valid: Iterable[str]) -> str:
+def suggestion(location: tuple[str, ...], model: type[BaseModel], also_valid: Iterable[str]) -> str:
     """The section that has exactly this key, or the nearest key beside this one."""
-    here = _model_at(model, location[:-1])
+    here = model_at(model, location[:-1])
     valid = {*(here.model_fields if here else ()), *(also_valid if len(location) == 1 else ())}
     if homes := sorted(name for name in {*valid, *also_valid} if name.endswith(f".{location[-1]}")):
         return f"; did you mean {' or '.join(map(repr, homes))}?"
     return did_you_mean(location[-1], {name for name in valid if "." not in name})
 
 
-def _expected(detail: Any) -> str:
+def expected_by(detail: Any) -> str:
     if detail["type"] in EXPECTED:
         return EXPECTED[detail["type"]]
     if detail["type"] == "literal_error":
-        return _as_yaml(detail["ctx"]["expected"])
+        return as_yaml(detail["ctx"]["expected"])
     message = str(detail["msg"])
     return message.removeprefix("Input should be ").removeprefix("a valid ")
 
 
-def _type_of(given: Any) -> str:
+def type_of(given: Any) -> str:
     names = {str: "text", list: "a list", dict: "a mapping", type(None): "nothing"}
     return f" ({names[type(given)]})" if type(given) in names else ""
 
 
-def _as_yaml(choices: str) -> str:
+def as_yaml(choices: str) -> str:
     """Pydantic names what is expected as Python writes it."""
     return re.sub(r"\b(True|False|None)\b", lambda found: {"True": "true", "False": "false", "None": "null"}[found[0]], choices)
 
 
-def _forms_at(model: type[BaseModel], location: tuple[str, ...]) -> str:
+def forms_at(model: type[BaseModel], location: tuple[str, ...]) -> str:
     """The values of `type` that tell the forms of a mapping apart; empty where there is nothing to tell."""
-    forms = _models_in(_annotation_at(model, location))
+    forms = models_in(annotation_at(model, location))
     kinds = [form.model_fields["type"].default for form in forms if "type" in form.model_fields]
     return ", ".join(map(repr, kinds)) if len(kinds) > 1 else ""
 
 
-def _takes_texts(model: type[BaseModel], location: tuple[str, ...]) -> bool:
+def takes_texts(model: type[BaseModel], location: tuple[str, ...]) -> bool:
     """Whether a list of texts could stand there; pydantic adds the branch of a union behind the field's name."""
-    annotation = next((each for end in range(len(location), 0, -1) if (each := _annotation_at(model, location[:end]))), None)
+    annotation = next((each for end in range(len(location), 0, -1) if (each := annotation_at(model, location[:end]))), None)
     return list[str] in (annotation, *get_args(annotation))
 
 
-def _annotation_at(model: type[BaseModel], location: tuple[str, ...]) -> Any:
+def annotation_at(model: type[BaseModel], location: tuple[str, ...]) -> Any:
     """Of the field at `location`; None where there is none."""
-    owner = _model_at(model, location[:-1]) if location else None
+    owner = model_at(model, location[:-1]) if location else None
     return owner.model_fields[location[-1]].annotation if owner and location[-1] in owner.model_fields else None
 
 
-def _shown(given: Any) -> str:
+def shown(given: Any) -> str:
     text = json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
     return text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
 
 
-def _nearest(given: Any, expected: str) -> str:
+def nearest(given: Any, expected: str) -> str:
     near = did_you_mean(str(given), [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")])
     return near if "did you mean" in near else ""
 
 
-def _description(model: type[BaseModel], location: tuple[str, ...]) -> str:
-    here = _model_at(model, location[:-1])
+def description_at(model: type[BaseModel], location: tuple[str, ...]) -> str:
+    here = model_at(model, location[:-1])
     description = here.model_fields[location[-1]].description if here and location[-1] in here.model_fields else None
     return f": {' '.join(description.split())}" if description else ""
 
 
-def _model_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel] | None:
+def model_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel] | None:
     """The model that the fields at `location` belong to; a part of it may be the value that tells the forms of a union apart, or a place in
     a list."""
     forms = [model]
     for part in location:
         owners = [form for form in forms if part in form.model_fields]
         chosen = [form for form in forms if any(field.default == part for field in form.model_fields.values())]
-        forms = _models_in(owners[0].model_fields[part].annotation) if owners else chosen or forms
+        forms = models_in(owners[0].model_fields[part].annotation) if owners else chosen or forms
     return forms[0] if forms else None
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for each in get_args(annotation) for model in _models_in(each)]
+    return [model for each in get_args(annotation) for model in models_in(each)]

@@ -28,7 +28,7 @@ STAND_IN = 1
 
 
 @dataclass(frozen=True)
-class _Draft:
+class Draft:
     """A slot whose component is known and whose config is not validated yet."""
 
     name: str
@@ -48,31 +48,31 @@ class _Draft:
 
 def check_slots(sections: Mapping[str, Any], registry: Registry, findings: Findings) -> dict[str, Slot]:
     """The slots that are right, encoders, projectors, then the foundation; what is wrong is noted."""
-    drafts: dict[str, _Draft] = {}
+    drafts: dict[str, Draft] = {}
     for name in sorted(sections, key=slot_order):
-        if (draft := _draft(name, sections[name], registry, findings)) is not None:
+        if (draft := draft_of(name, sections[name], registry, findings)) is not None:
             drafts[name] = draft
     slots: dict[str, Slot] = {}
     for draft in drafts.values():
         if draft.spec.kind != "projector":
-            _fill(slots, draft, validated(draft.config_class, draft.written, draft.key, findings, also_valid=SLOT_KEYS))
+            fill(slots, draft, validated(draft.config_class, draft.written, draft.key, findings, also_valid=SLOT_KEYS))
     for draft in drafts.values():
         if draft.spec.kind == "projector":
-            _fill(slots, draft, _projector_config(draft, sections, slots, findings))
+            fill(slots, draft, projector_config(draft, sections, slots, findings))
     check_neighbours(sections, slots, registry, findings)
     return {name: slots[name] for name in sorted(slots, key=slot_order)}
 
 
-def _fill(slots: dict[str, Slot], draft: _Draft, config: ComponentConfig | None) -> None:
+def fill(slots: dict[str, Slot], draft: Draft, config: ComponentConfig | None) -> None:
     if config is not None:
         slots[draft.name] = Slot(draft.name, draft.spec, config, draft.settings)
 
 
-def _draft(name: str, section: Any, registry: Registry, findings: Findings) -> _Draft | None:
+def draft_of(name: str, section: Any, registry: Registry, findings: Findings) -> Draft | None:
     key, kind = f"model.{name}", slot_kind(name)
     assert kind is not None
     if not isinstance(section, Mapping):
-        meant = _meant(name, section, registry)
+        meant = what_was_meant(name, section, registry)
         findings.add(key, f"got {section!r}, expected a mapping with `type`, the name of {installed(kind, registry)}{meant}")
         return None
     if "type" not in section:
@@ -85,16 +85,16 @@ def _draft(name: str, section: Any, registry: Registry, findings: Findings) -> _
         spec = registry.component(kind, section["type"])
         config_class = registry.load(spec, "config")
     except PluginError as error:
-        findings.add(f"{key}.type", f"{error}{_meant(name, section['type'], registry)}", cause=error.__cause__)
+        findings.add(f"{key}.type", f"{error}{what_was_meant(name, section['type'], registry)}", cause=error.__cause__)
         return None
     settings = settings or SlotSettings(type=spec.name)
-    _check_modalities(name, spec, settings, findings)
+    check_modalities(name, spec, settings, findings)
     written = translated({field: value for field, value in section.items() if field not in SLOT_KEYS}, config_class, key, findings)
     wish = written.pop("backend", None)
-    return _Draft(name, spec, _with_wish(settings, wish, key) if wish else settings, config_class, written)
+    return Draft(name, spec, with_wish(settings, wish, key) if wish else settings, config_class, written)
 
 
-def _check_modalities(name: str, spec: ComponentSpec, settings: SlotSettings, findings: Findings) -> None:
+def check_modalities(name: str, spec: ComponentSpec, settings: SlotSettings, findings: Findings) -> None:
     """Whether the component takes items of the modality that its slot is named after, and of the others that it is to encode."""
     if not spec.modalities:
         return
@@ -106,7 +106,7 @@ def _check_modalities(name: str, spec: ComponentSpec, settings: SlotSettings, fi
             findings.add(f"model.{name}.also_encodes.{index}", f"{taken}, not {modality}{near_match(modality, spec.modalities)}")
 
 
-def _meant(name: str, given: object, registry: Registry) -> str:
+def what_was_meant(name: str, given: object, registry: Registry) -> str:
     """Where a published size, or a component's name, stands in the place of a mapping or of a component's name: how it is written."""
     if not isinstance(given, str):
         return ""
@@ -118,7 +118,7 @@ def _meant(name: str, given: object, registry: Registry) -> str:
     return f"; write {{type: {given}}}" if known else ""
 
 
-def _with_wish(settings: SlotSettings, backend: Backend, key: str) -> SlotSettings:
+def with_wish(settings: SlotSettings, backend: Backend, key: str) -> SlotSettings:
     """A backend that an original form asks for, where the user has set none and it is installed."""
     if settings.backend is not None:
         return settings
@@ -134,7 +134,7 @@ def missing_backend(backend: str) -> str:
     return f"{backend} is not installed here" if missing else ""
 
 
-def _projector_config(draft: _Draft, sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> ComponentConfig | None:
+def projector_config(draft: Draft, sections: Mapping[str, Any], slots: Mapping[str, Slot], findings: Findings) -> ComponentConfig | None:
     """Validated with the widths and levels of its neighbours, which are inferred where they are not written."""
     widths: dict[str, int] = {}
     unknown = False
@@ -143,10 +143,10 @@ def _projector_config(draft: _Draft, sections: Mapping[str, Any], slots: Mapping
         neighbour = slots.get(name)
         if neighbour is not None:
             widths[field] = width_between(neighbour.config)
-            _check_written(draft, field, neighbour, findings)
+            check_written(draft, field, neighbour, findings)
             if isinstance(neighbour.config, EncoderConfig):
                 widths["num_levels"] = neighbour.config.num_levels
-                _check_written_levels(draft, neighbour, findings)
+                check_written_levels(draft, neighbour, findings)
         elif name in sections:
             widths[field], unknown = STAND_IN, True
         elif field not in draft.written:
@@ -161,7 +161,7 @@ def _projector_config(draft: _Draft, sections: Mapping[str, Any], slots: Mapping
     return None
 
 
-def _check_written(draft: _Draft, field: str, neighbour: Slot, findings: Findings) -> None:
+def check_written(draft: Draft, field: str, neighbour: Slot, findings: Findings) -> None:
     width = width_between(neighbour.config)
     written = draft.written.get(field, width)
     if written == width:
@@ -175,7 +175,7 @@ def _check_written(draft: _Draft, field: str, neighbour: Slot, findings: Finding
     )
 
 
-def _check_written_levels(draft: _Draft, encoder: Slot, findings: Findings) -> None:
+def check_written_levels(draft: Draft, encoder: Slot, findings: Findings) -> None:
     assert isinstance(encoder.config, EncoderConfig)
     emitted = encoder.config.num_levels
     if (written := draft.written.get("num_levels", emitted)) != emitted:

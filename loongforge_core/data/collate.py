@@ -23,17 +23,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Raises DataError naming a sample whose placeholders do not match its items.
     """
     for sample in samples:
-        _check(sample)
+        check(sample)
     length = max(map(len, samples))
     modalities = dict.fromkeys(modality for sample in samples for modality in sample.items)
     return Batch(
-        token_ids_bs=_pad([sample.token_ids for sample in samples], length),
-        labels_bs=_pad([sample.labels for sample in samples], length),
-        loss_mask_bs=_pad([sample.loss_mask for sample in samples], length),
-        position_ids=_pad([sample.position_ids for sample in samples], length),
-        items={modality: _items([item for sample in samples for item in sample.items.get(modality, ())]) for modality in modalities},
-        placements={modality: _placement(samples, modality) for modality in modalities},
-        padding_mask_bs=_padding_mask(list(map(len, samples)), length),
+        token_ids_bs=pad([sample.token_ids for sample in samples], length),
+        labels_bs=pad([sample.labels for sample in samples], length),
+        loss_mask_bs=pad([sample.loss_mask for sample in samples], length),
+        position_ids=pad([sample.position_ids for sample in samples], length),
+        items={modality: joined_items([item for sample in samples for item in sample.items.get(modality, ())]) for modality in modalities},
+        placements={modality: placement(samples, modality) for modality in modalities},
+        padding_mask_bs=padding_mask(list(map(len, samples)), length),
         names=tuple(sample.where for sample in samples),
     )
 
@@ -41,11 +41,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def collate_packed(samples: Sequence[Sample]) -> Batch:
     """The samples as one micro-batch without padding: one after another in a single row, blind to each other."""
     for sample in samples:
-        _check(sample)
-    return replace(collate([_joined(samples)]), lengths=tuple(map(len, samples)), names=tuple(sample.where for sample in samples))
+        check(sample)
+    return replace(collate([joined(samples)]), lengths=tuple(map(len, samples)), names=tuple(sample.where for sample in samples))
 
 
-def _joined(samples: Sequence[Sample]) -> Sample:
+def joined(samples: Sequence[Sample]) -> Sample:
     """All samples as one: a sample's last token has no target, so that nothing is learned across their borders."""
     starts = np.cumsum([0, *map(len, samples[:-1])]).tolist()
     modalities = dict.fromkeys(modality for sample in samples for modality in sample.items)
@@ -62,7 +62,7 @@ def _joined(samples: Sequence[Sample]) -> Sample:
     )
 
 
-def _check(sample: Sample) -> None:
+def check(sample: Sample) -> None:
     placeholders = int((sample.token_ids == PLACEHOLDER_ID).sum())
     expected = sum(span.num_tokens for span in sample.spans)
     if placeholders != expected:
@@ -73,7 +73,7 @@ def _check(sample: Sample) -> None:
             raise DataError(f"{sample.where}: {places} places for items of modality {modality!r}, but {items} items")
 
 
-def _pad(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
+def pad(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
     """`[b, length]` of arrays `[s]`, `[axes, b, length]` of arrays `[axes, s]`."""
     padded = np.zeros((*arrays[0].shape[:-1], len(arrays), length), dtype=arrays[0].dtype)
     for index, array in enumerate(arrays):
@@ -81,18 +81,18 @@ def _pad(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
-def _padding_mask(lengths: Sequence[int], length: int) -> torch.Tensor | None:
+def padding_mask(lengths: Sequence[int], length: int) -> torch.Tensor | None:
     if min(lengths) == length:
         return None
     return torch.arange(length) >= torch.tensor(lengths).unsqueeze(1)
 
 
-def _items(items: Sequence[ProcessedItem]) -> Items:
+def joined_items(items: Sequence[ProcessedItem]) -> Items:
     inputs = {name: torch.from_numpy(np.concatenate([item.inputs[name] for item in items])) for name in items[0].inputs}
     return Items(inputs, tuple(item.size for item in items))
 
 
-def _placement(samples: Sequence[Sample], modality: str) -> Placement:
+def placement(samples: Sequence[Sample], modality: str) -> Placement:
     """Items are in the order of samples and, in a sample, of its spans; so are the places."""
     spans: list[tuple[int, ItemSpan]] = [
         (index, span) for index, sample in enumerate(samples) for span in sample.spans if span.modality == modality

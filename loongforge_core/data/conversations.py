@@ -127,7 +127,7 @@ class ConversationFiles:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: expected a JSON object in one line, but this cannot be read as one: {error}") from error
         if not isinstance(data, dict):
-            raise DataError(f"{where}: expected a JSON object with `messages`, got {_shown(data)}")
+            raise DataError(f"{where}: expected a JSON object with `messages`, got {shown(data)}")
         conversation = parse_conversation(data, self.modalities, folder=folder, where=where)
         self._report_ignored(data, where)
         return conversation
@@ -153,12 +153,12 @@ def parse_conversation(data: Mapping[str, Any], modalities: Sequence[str], *, fo
     """
     kind = data.get("kind", "")
     if not isinstance(kind, str):
-        raise DataError(f"{where}: `kind` must be a string, got {_shown(kind)}")
-    paths = {modality: _paths(data.get(column(modality), []), modality, folder, where) for modality in modalities}
-    messages = _turns(data.get("messages"), where)
-    _refuse_unencoded(data, modalities, where)
-    parts = [_parts(turn["content"], modalities, f"{where}: turn {number}") for number, turn in enumerate(messages, 1)]
-    found = {modality: sum(content.count(_Tag(modality)) for content in parts) for modality in modalities}
+        raise DataError(f"{where}: `kind` must be a string, got {shown(kind)}")
+    paths = {modality: paths_of(data.get(column(modality), []), modality, folder, where) for modality in modalities}
+    messages = turns_of(data.get("messages"), where)
+    refuse_unencoded(data, modalities, where)
+    parts = [parts_of(turn["content"], modalities, f"{where}: turn {number}") for number, turn in enumerate(messages, 1)]
+    found = {modality: sum(content.count(Tag(modality)) for content in parts) for modality in modalities}
     for modality, count in found.items():
         if count != len(paths[modality]):
             raise DataError(
@@ -170,7 +170,7 @@ def parse_conversation(data: Mapping[str, Any], modalities: Sequence[str], *, fo
         messages=tuple(
             Message(
                 turn["role"],
-                tuple(ItemReference(part.modality, next(remaining[part.modality])) if isinstance(part, _Tag) else part for part in content),
+                tuple(ItemReference(part.modality, next(remaining[part.modality])) if isinstance(part, Tag) else part for part in content),
             )
             for turn, content in zip(messages, parts, strict=True)
         ),
@@ -194,7 +194,7 @@ def parse_question(text: str, items: Mapping[str, Sequence[Path]], modalities: S
 
 
 @dataclass(frozen=True)
-class _Tag:
+class Tag:
     """A place for an item whose path is not known yet."""
 
     modality: str
@@ -206,7 +206,7 @@ def refuse_half_characters(data: Any, content: bytes) -> None:
         json.dumps(data, ensure_ascii=False).encode()
 
 
-def _refuse_unencoded(data: Mapping[str, Any], modalities: Sequence[str], where: str) -> None:
+def refuse_unencoded(data: Mapping[str, Any], modalities: Sequence[str], where: str) -> None:
     """A column whose tag the messages mention holds items, whatever their modality is called: it is not just another column."""
     for name in data.keys() - {column(modality) for modality in modalities}:
         modality = name.removesuffix("s")
@@ -217,21 +217,21 @@ def _refuse_unencoded(data: Mapping[str, Any], modalities: Sequence[str], where:
             )
 
 
-def _paths(value: Any, modality: str, folder: Path, where: str) -> list[Path]:
+def paths_of(value: Any, modality: str, folder: Path, where: str) -> list[Path]:
     if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
-        raise DataError(f"{where}: `{column(modality)}` must be a list of paths, got {_shown(value)}")
+        raise DataError(f"{where}: `{column(modality)}` must be a list of paths, got {shown(value)}")
     try:
         return [named_file(path, folder) for path in value]
     except DataError as error:
         raise DataError(f"{where}: `{column(modality)}`: {error}") from error
 
 
-def _turns(messages: Any, where: str) -> list[dict[str, Any]]:
+def turns_of(messages: Any, where: str) -> list[dict[str, Any]]:
     """The messages as given, with roles, order and keys checked."""
     if messages is None:
         raise DataError(f"{where}: no `messages`")
     if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
-        raise DataError(f"{where}: `messages` must be a list of objects with `role` and `content`, got {_shown(messages)}")
+        raise DataError(f"{where}: `messages` must be a list of objects with `role` and `content`, got {shown(messages)}")
     for number, turn in enumerate(messages, 1):
         if turn.keys() != {"role", "content"}:
             raise DataError(f"{where}: turn {number} has the keys {', '.join(turn) or 'none'}; expected `role` and `content`")
@@ -248,33 +248,33 @@ def _turns(messages: Any, where: str) -> list[dict[str, Any]]:
     return messages
 
 
-def _parts(content: Any, modalities: Sequence[str], where: str) -> list[str | _Tag]:
+def parts_of(content: Any, modalities: Sequence[str], where: str) -> list[str | Tag]:
     """Content as pieces of text and places for items."""
     if isinstance(content, str):
-        return _split_tags(content, modalities)
+        return split_tags(content, modalities)
     if not isinstance(content, list):
-        raise DataError(f"{where}: `content` must be a string or a list of parts, got {_shown(content)}")
-    parts: list[str | _Tag] = []
+        raise DataError(f"{where}: `content` must be a string or a list of parts, got {shown(content)}")
+    parts: list[str | Tag] = []
     for part in content:
         match part:
             case {"type": "text", "text": str(text), **rest} if not rest:
                 parts.append(text)
             case {"type": str(modality), **rest} if modality in modalities and not rest:
-                parts.append(_Tag(modality))
+                parts.append(Tag(modality))
             case _:
                 forms = ['{"type": "text", "text": ...}', *(f'{{"type": "{modality}"}}' for modality in modalities)]
-                raise DataError(f"{where}: expected each part to be {' or '.join(forms)}, got {_shown(part)}")
+                raise DataError(f"{where}: expected each part to be {' or '.join(forms)}, got {shown(part)}")
     return parts
 
 
-def _split_tags(text: str, modalities: Sequence[str]) -> list[str | _Tag]:
+def split_tags(text: str, modalities: Sequence[str]) -> list[str | Tag]:
     """Text split at the tags of the modalities that are encoded; `<video>` is plain text where nothing encodes videos."""
     if not modalities:
         return [text]
     pieces = re.split(rf"<({'|'.join(map(re.escape, modalities))})>", text)  # text, modality, text, modality, ..., text
-    return [_Tag(piece) if index % 2 else piece for index, piece in enumerate(pieces) if index % 2 or piece]
+    return [Tag(piece) if index % 2 else piece for index, piece in enumerate(pieces) if index % 2 or piece]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."

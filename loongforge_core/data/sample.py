@@ -27,7 +27,7 @@ __all__ = ["Sample", "SampleMaker"]
 CACHED_TOKENS = 2**20
 """Tokens that are kept, of texts that may come again; each takes 28 bytes, and its text."""
 
-_ItemLayout = tuple[Shape, tuple[tuple[str, Any], ...]]
+ItemLayout = tuple[Shape, tuple[tuple[str, Any], ...]]
 """All that an item's tokens and positions depend on: its grid and the processor's details."""
 
 
@@ -56,7 +56,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class _Tokens:
+class Tokens:
     """The part of a sample that its text and the grids of its items decide; the arrays are read-only."""
 
     token_ids: np.ndarray
@@ -77,7 +77,7 @@ class SampleMaker:
         self.template = template
         self.processors = dict(processors)
         self.vocab_size = composition.foundation.vocab_size
-        self._texts: OrderedDict[tuple[object, ...], _Tokens] = OrderedDict()
+        self._texts: OrderedDict[tuple[object, ...], Tokens] = OrderedDict()
         self._num_cached = 0
 
     def sample(self, conversation: Conversation, augmentations: Mapping[str, Augmentation] | None = None) -> Sample:
@@ -93,7 +93,7 @@ class SampleMaker:
 
     def _make(self, conversation: Conversation, purpose: Purpose, augmentations: Mapping[str, Augmentation]) -> Sample:
         items: dict[str, tuple[ProcessedItem, ...]] = {}
-        layouts: list[_ItemLayout] = []
+        layouts: list[ItemLayout] = []
         for reference in conversation.items:
             item, grid = self._open(reference, conversation.where, augmentations.get(reference.modality))
             items[reference.modality] = (*items.get(reference.modality, ()), item)
@@ -110,21 +110,21 @@ class SampleMaker:
             spans=tokens.spans,
         )
 
-    def _tokens(self, conversation: Conversation, purpose: Purpose, layouts: tuple[_ItemLayout, ...]) -> _Tokens:
+    def _tokens(self, conversation: Conversation, purpose: Purpose, layouts: tuple[ItemLayout, ...]) -> Tokens:
         """Rendered once per text: where texts repeat, rendering would take longer than a small model's step."""
-        key = (purpose, layouts, *((message.role, *map(_without_path, message.parts)) for message in conversation.messages))
+        key = (purpose, layouts, *((message.role, *map(without_path, message.parts)) for message in conversation.messages))
         if (known := self._texts.get(key)) is not None:
             self._texts.move_to_end(key)
             return known
         runs = [self._runs(item.modality, *layout) for item, layout in zip(conversation.items, layouts, strict=True)]
         text = self.template.tokenise(conversation, purpose, runs)
-        spans = _spans(text, conversation, layouts, runs)
-        token_ids, is_target = _expand(text, spans)
+        spans = spans_of(text, conversation, layouts, runs)
+        token_ids, is_target = expand(text, spans)
         self._check(token_ids, is_target, purpose, conversation.where)
         labels, loss_mask = np.zeros_like(token_ids), np.zeros(len(token_ids), dtype=np.float32)
         loss_mask[:-1] = is_target[1:]
         np.copyto(labels[:-1], token_ids[1:], where=is_target[1:])
-        tokens = _Tokens(token_ids, labels, loss_mask, self.composition.recipe_config.position_ids(len(token_ids), spans), spans)
+        tokens = Tokens(token_ids, labels, loss_mask, self.composition.recipe_config.position_ids(len(token_ids), spans), spans)
         for array in (tokens.token_ids, tokens.labels, tokens.loss_mask, tokens.position_ids):
             array.setflags(write=False)
         self._texts[key] = tokens
@@ -166,13 +166,13 @@ class SampleMaker:
             )
 
 
-def _without_path(part: str | ItemReference) -> object:
+def without_path(part: str | ItemReference) -> object:
     """What decides the tokens of a part. A tuple stands for an item, so that no text can be taken for one."""
     return part if isinstance(part, str) else (part.modality,)
 
 
-def _spans(
-    text: TokenisedText, conversation: Conversation, layouts: tuple[_ItemLayout, ...], runs: Sequence[Sequence[ItemRun]]
+def spans_of(
+    text: TokenisedText, conversation: Conversation, layouts: tuple[ItemLayout, ...], runs: Sequence[Sequence[ItemRun]]
 ) -> tuple[ItemSpan, ...]:
     """Where runs stand once each is as long as its grid: behind those before it, each of which was one token."""
     spans: list[ItemSpan] = []
@@ -184,7 +184,7 @@ def _spans(
     return tuple(spans)
 
 
-def _expand(text: TokenisedText, spans: tuple[ItemSpan, ...]) -> tuple[np.ndarray, np.ndarray]:
+def expand(text: TokenisedText, spans: tuple[ItemSpan, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids and targets with every run's token repeated to its length."""
     repeats = np.ones(len(text.token_ids), dtype=np.int64)
     repeats[text.run_positions] = [span.num_tokens for span in spans]

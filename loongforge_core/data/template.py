@@ -54,7 +54,7 @@ class TokenisedText:
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """An item as it is to be written."""
 
     modality: str
@@ -77,7 +77,7 @@ class ChatTemplate:
         """
         self.folder = folder
         self.markups = dict(markups)
-        self.tokenizer = _load(folder)
+        self.tokenizer = load_tokenizer(folder)
         self._add_placeholders()
         self.placeholder_ids = {
             modality: int(self.tokenizer.convert_tokens_to_ids(markup.placeholder)) for modality, markup in self.markups.items()
@@ -95,7 +95,7 @@ class ChatTemplate:
 
     def _stop_token_ids(self) -> frozenset[int]:
         """The tokenizer's end of sequence, and the special token that the template writes behind an answer."""
-        ending = self._render([*_question(), Message("assistant", (PROBE,))]).rpartition(PROBE)[2].strip()
+        ending = self._render([*probe_question(), Message("assistant", (PROBE,))]).rpartition(PROBE)[2].strip()
         first = self.tokenizer(ending, add_special_tokens=False)["input_ids"][:1]
         written = frozenset(first) & frozenset(self.tokenizer.get_added_vocab().values())
         if not written:
@@ -110,7 +110,7 @@ class ChatTemplate:
         """
         one_run = [(ItemRun(()),)] * len(conversation.items)
         items = [
-            _Item(item.modality, self.markups[item.modality].placeholder, tuple(own))
+            Item(item.modality, self.markups[item.modality].placeholder, tuple(own))
             for item, own in zip(conversation.items, one_run if runs is None else runs, strict=True)
         ]
         try:
@@ -118,7 +118,7 @@ class ChatTemplate:
         except TemplateError as error:
             raise DataError(f"{conversation.where}: the chat template of {self.folder} refuses this conversation: {error}") from error
 
-    def _tokenise(self, conversation: Conversation, purpose: Purpose, items: Sequence[_Item]) -> TokenisedText:
+    def _tokenise(self, conversation: Conversation, purpose: Purpose, items: Sequence[Item]) -> TokenisedText:
         messages = conversation.messages
         if lost := [message.role for message in messages if message.role in self._left_out]:
             raise DataError(f"{conversation.where}: the chat template of {self.folder} leaves out what a {lost[0]} turn says")
@@ -134,7 +134,7 @@ class ChatTemplate:
         is_target[run_positions] = False
         return TokenisedText(token_ids, is_target, run_positions)
 
-    def _answers(self, messages: Sequence[Message], items: Sequence[_Item], text: str, where: str) -> list[tuple[int, int]]:
+    def _answers(self, messages: Sequence[Message], items: Sequence[Item], text: str, where: str) -> list[tuple[int, int]]:
         """Where, in characters, each of the assistant's turns begins and ends."""
         answers = []
         for index, message in enumerate(messages):
@@ -156,7 +156,7 @@ class ChatTemplate:
             answers.append((len(before), len(until.rstrip())))
         return answers
 
-    def _find_runs(self, token_ids: np.ndarray, items: Sequence[_Item], where: str) -> np.ndarray:
+    def _find_runs(self, token_ids: np.ndarray, items: Sequence[Item], where: str) -> np.ndarray:
         """Positions of the placeholders, which must be those of the items' runs, in order."""
         expected = [self.placeholder_ids[item.modality] for item in items for _ in item.runs]
         positions = np.flatnonzero(np.isin(token_ids, list(self.placeholder_ids.values())))
@@ -171,7 +171,7 @@ class ChatTemplate:
 
     # --------------------------------------------------------------------------------------------------------- rendering
 
-    def _write(self, messages: Sequence[Message], items: Sequence[_Item], *, add_generation_prompt: bool = False) -> str:
+    def _write(self, messages: Sequence[Message], items: Sequence[Item], *, add_generation_prompt: bool = False) -> str:
         """The messages, with what each item is written as in the place of its placeholder. They may end before the last item."""
         text = self._render(messages, add_generation_prompt=add_generation_prompt)
         remaining = iter(items)
@@ -219,8 +219,8 @@ class ChatTemplate:
         whose text comes out in neither form."""
         chats = {
             "user": [Message("user", (PROBE,))],
-            "assistant": [*_question(), Message("assistant", (PROBE,))],
-            "system": [Message("system", (PROBE,)), *_question()],
+            "assistant": [*probe_question(), Message("assistant", (PROBE,))],
+            "system": [Message("system", (PROBE,)), *probe_question()],
         }
         for role, chat in chats.items():
             before = self._roles_with_parts
@@ -254,11 +254,11 @@ class ChatTemplate:
         self.tokenizer.add_tokens([AddedToken(placeholder, special=True, normalized=False) for placeholder in sorted(new)])
 
 
-def _question() -> list[Message]:
+def probe_question() -> list[Message]:
     return [Message("user", ("question",))]
 
 
-def _load(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `tokenizer` must name a folder with a Hugging Face tokenizer")
     try:

@@ -151,21 +151,21 @@ class TrainingData:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         loader: DataLoader[Any] = DataLoader(
-            _Steps(self, rank, size),
+            Steps(self, rank, size),
             batch_size=None,
             sampler=steps,
             num_workers=self.run.data.num_workers,
             prefetch_factor=PREFETCHED_STEPS,
-            collate_fn=_as_is,
+            collate_fn=as_is,
             multiprocessing_context=context,
-            worker_init_fn=partial(_end_with, os.getpid()),
+            worker_init_fn=partial(end_with, os.getpid()),
             # Its own generator: the loader draws a seed for its workers, and the run's random numbers must not notice.
             generator=torch.Generator(),
         )
-        with _without_notices():
+        with without_notices():
             iterator = iter(loader)
         for _ in steps:
-            prepared = _next_of(iterator)
+            prepared = next_of(iterator)
             if isinstance(prepared, LoongForgeError):
                 raise prepared
             yield prepared
@@ -209,7 +209,7 @@ class TrainingData:
         return self._kept[index]
 
 
-class _Steps(Dataset[Any]):
+class Steps(Dataset[Any]):
     """Steps as a worker process makes them. A user's error travels as a value: raised there, it would arrive as a traceback in its text."""
 
     def __init__(self, data: TrainingData, rank: int, size: int) -> None:
@@ -225,12 +225,12 @@ class _Steps(Dataset[Any]):
             return error
 
 
-def _as_is(value: Any) -> Any:
+def as_is(value: Any) -> Any:
     return value
 
 
 @contextlib.contextmanager
-def _without_notices() -> Iterator[None]:
+def without_notices() -> Iterator[None]:
     """Processes that are started within do not hear that the job shall end: the training process does, and needs them until it does."""
     resource_tracker.ensure_running()  # which would let SIGTERM through again, were it started with the others
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
@@ -240,7 +240,7 @@ def _without_notices() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with(trainer: int, _: int) -> None:
+def end_with(trainer: int, _: int) -> None:
     """In a worker process: the training process may end it, and nobody else who sends SIGTERM."""
 
     def listen() -> None:
@@ -251,7 +251,7 @@ def _end_with(trainer: int, _: int) -> None:
     threading.Thread(target=listen, daemon=True).start()
 
 
-def _next_of(iterator: Iterator[Any]) -> Any:
+def next_of(iterator: Iterator[Any]) -> Any:
     try:
         return next(iterator)
     except (RuntimeError, EOFError, OSError) as error:  # the last two where it is gone before what it has prepared was fetched

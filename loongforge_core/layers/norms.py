@@ -23,29 +23,34 @@ def mark_sequence_parallel(module: nn.Module, enabled: bool) -> None:
         parameter.sequence_parallel = enabled  # type: ignore[attr-defined]
 
 
+def precise(tensor: Tensor) -> Tensor:
+    """In float32, or as it is where that is more."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class Normalise(torch.autograd.Function):
-    """x / rms(x) * weight, in float32. Its gradient takes half as many passes over memory as autograd's of the same formula.
+    """x / rms(x) * weight, in float32 at least. Its gradient takes half as many passes over memory as autograd's of the same formula.
 
     Where `group` is given, each of its ranks has as many columns of x and of the weight, and the mean square is over all of them.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, group: distributed.ProcessGroup | None = None) -> Tensor:
-        x32 = x.float()
-        squares = summed(torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_(), group)
+        wide = precise(x)
+        squares = summed(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_(), group)
         ctx.group, ctx.width = group, x.shape[-1] * (group.size() if group else 1)
         inverse = (squares / ctx.width).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
-        normalised: Tensor = (x32 * inverse).to(x.dtype).mul_(weight)
+        normalised: Tensor = (wide * inverse).to(x.dtype).mul_(weight)
         return normalised
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
-        product = (gradient.float() * x).flatten(0, -2)
+        product = (precise(gradient) * x).flatten(0, -2)
         # Every rank's outputs depend on all columns through the mean square.
-        along_x = summed(product @ weight.float(), ctx.group).view_as(inverse) * inverse.pow(3) / ctx.width
-        x_gradient = (gradient.float() * weight).mul_(inverse).addcmul_(x.float(), along_x, value=-1)
+        along_x = summed(product @ precise(weight), ctx.group).view_as(inverse) * inverse.pow(3) / ctx.width
+        x_gradient = (precise(gradient) * weight).mul_(inverse).addcmul_(precise(x), along_x, value=-1)
         return x_gradient.to(x.dtype), (inverse.flatten() @ product).to(weight.dtype), None, None
 
 

@@ -36,15 +36,15 @@ TIFF_BITS, TIFF_ZERO_IS, TIFF_BLACK = 258, 262, 1
 def open_rgb(path: Path) -> Image.Image:
     """The image, upright, RGB. Raises DataError when there is none, or where nobody knows how bright its greys are."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             file.load()
-            if (bits := _bits_of_grey(file)) == UNKNOWN:
+            if (bits := bits_of_grey(file)) == UNKNOWN:
                 raise DataError(
                     f"{path}: the greys of this {file.format} are {'fractions' if file.mode == 'F' else 'integers'} that do not say which "
                     "is white; expected an image of 8 or 16 bits a colour, such as a PNG"
                 )
             upright = ImageOps.exif_transpose(file)
-            return _rgb(_upper_eight_bits(upright, bits) if bits > 8 else upright)
+            return rgb(upper_eight_bits(upright, bits) if bits > 8 else upright)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -83,14 +83,14 @@ def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) 
     return np.stack([values_vC[:, channel].take(pixels_HWC[..., channel]) for channel in range(values_vC.shape[1])])
 
 
-def _opened(path: Path) -> Image.Image:
+def opened(path: Path) -> Image.Image:
     """Its header is read, and no pixel yet. What Pillow warns of, and takes gigabytes for, is an error: a bomb is a few kilobytes."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(path)
 
 
-def _bits_of_grey(file: Image.Image) -> int:
+def bits_of_grey(file: Image.Image) -> int:
     """How many bits white has: 8 but where Pillow opens greys as wider numbers; or UNKNOWN."""
     if file.mode != "F" and not file.mode.startswith("I"):
         return 8
@@ -102,7 +102,7 @@ def _bits_of_grey(file: Image.Image) -> int:
     return UNKNOWN
 
 
-def _upper_eight_bits(image: Image.Image, bits: int) -> Image.Image:
+def upper_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     """Its one transparent grey, where it has one, becomes white."""
     values = np.asarray(image)
     upper = (values >> (bits - 8)).astype(np.uint8)
@@ -110,7 +110,7 @@ def _upper_eight_bits(image: Image.Image, bits: int) -> Image.Image:
     return Image.fromarray(upper)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image.convert("RGB")
     image = image.convert("RGBA")

@@ -25,7 +25,7 @@ def check_component(spec: object) -> ComponentSpec:
     if not isinstance(spec, ComponentSpec):
         raise TypeError(f"loongforge_components() gave {spec!r}, expected ComponentSpec objects")
     optional = {"model": spec.model, "weights": spec.weights, "processor": spec.processor}
-    _check_announcement(spec, {"config": spec.config, **{part: target for part, target in optional.items() if target}})
+    check_announcement(spec, {"config": spec.config, **{part: target for part, target in optional.items() if target}})
     if spec.kind not in KINDS:
         raise ValueError(f"component {spec.name!r} is of kind {spec.kind!r}, expected one of {', '.join(KINDS)}")
     if spec.kind == "encoder" and not spec.modalities:
@@ -37,11 +37,11 @@ def check_dataset(spec: object) -> DatasetSpec:
     """The specification itself, or a TypeError or ValueError that says what is wrong with it."""
     if not isinstance(spec, DatasetSpec):
         raise TypeError(f"loongforge_datasets() gave {spec!r}, expected DatasetSpec objects")
-    _check_announcement(spec, {"prepare": spec.prepare})
+    check_announcement(spec, {"prepare": spec.prepare})
     return spec
 
 
-def _check_announcement(spec: ComponentSpec | DatasetSpec, targets: dict[str, str]) -> None:
+def check_announcement(spec: ComponentSpec | DatasetSpec, targets: dict[str, str]) -> None:
     name, api_version = spec.name, spec.api_version
     if isinstance(api_version, int) and api_version not in SUPPORTED_API_VERSIONS:
         low, high = SUPPORTED_API_VERSIONS[0], SUPPORTED_API_VERSIONS[-1]
@@ -55,10 +55,10 @@ def _check_announcement(spec: ComponentSpec | DatasetSpec, targets: dict[str, st
     for part, target in targets.items():
         if not isinstance(target, str) or not TARGET.fullmatch(target):
             raise ValueError(f"{part} of {name!r} is {target!r}, expected 'package.module:attribute'")
-    _check_types(spec)
+    check_types(spec)
 
 
-def _check_types(spec: ComponentSpec | DatasetSpec) -> None:
+def check_types(spec: ComponentSpec | DatasetSpec) -> None:
     """A dataclass takes anything, and what is announced is shown beside what others announce."""
     for field in fields(spec):
         value = getattr(spec, field.name)

@@ -114,9 +114,9 @@ def discover_plugins(without: Collection[str] = ()) -> Discovered:
     wanted, unwanted = installed_plugins(without)
     for installed in wanted:
         if installed.damage:
-            broken.append(_damaged(installed.origin, installed.damage))
+            broken.append(damaged(installed.origin, installed.damage))
         for entry_point in installed.entry_points:
-            loaded = _load(entry_point, installed.origin, remarks)
+            loaded = load(entry_point, installed.origin, remarks)
             if isinstance(loaded, Plugin):
                 plugins.append(loaded)
             else:
@@ -125,7 +125,7 @@ def discover_plugins(without: Collection[str] = ()) -> Discovered:
     return Discovered(tuple(plugins), tuple(broken), tuple(left_out), tuple(remarks))
 
 
-def _damaged(origin: Origin, error: Exception) -> BrokenPlugin:
+def damaged(origin: Origin, error: Exception) -> BrokenPlugin:
     reason = f"its entry_points.txt cannot be read: {reason_of(error, origin.distribution)}"
     return BrokenPlugin(origin.distribution, origin.version, "?", reason, error)
 
@@ -140,12 +140,12 @@ def config_folder(package: object) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _load(entry_point: EntryPoint, origin: Origin, remarks: list[Remark]) -> Plugin | BrokenPlugin:
+def load(entry_point: EntryPoint, origin: Origin, remarks: list[Remark]) -> Plugin | BrokenPlugin:
     announced: list[str] = []
     had_torch = "torch" in sys.modules
-    with _overheard() as printed:
+    with overheard() as printed:
         try:
-            loaded: Plugin | BrokenPlugin = _announcements(entry_point, origin, announced)
+            loaded: Plugin | BrokenPlugin = announcements(entry_point, origin, announced)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever a stranger's module does, short of the user's Ctrl-C
@@ -161,7 +161,7 @@ def _load(entry_point: EntryPoint, origin: Origin, remarks: list[Remark]) -> Plu
     return loaded
 
 
-class _Overheard(io.RawIOBase):
+class Overheard(io.RawIOBase):
     """Passes on to standard error, and keeps the beginning."""
 
     beginning = b""
@@ -176,26 +176,26 @@ class _Overheard(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _overheard() -> Iterator[_Overheard]:
+def overheard() -> Iterator[Overheard]:
     """Standard output is for results, such as JSON: what a plugin prints meanwhile goes elsewhere."""
-    heard = _Overheard()
+    heard = Overheard()
     with contextlib.redirect_stdout(io.TextIOWrapper(heard, encoding="utf-8", write_through=True)):  # type: ignore[type-var]
         yield heard
 
 
-def _announcements(entry_point: EntryPoint, origin: Origin, announced: list[str]) -> Plugin:
+def announcements(entry_point: EntryPoint, origin: Origin, announced: list[str]) -> Plugin:
     # A manager of its own per plugin: one that raises in a hook spoils no other's answer.
     manager = pluggy.PluginManager("loongforge")
     manager.add_hookspecs(hooks)
-    manager.register(_module(entry_point), name=entry_point.name)
+    manager.register(module(entry_point), name=entry_point.name)
     manager.check_pending()
     if not manager.get_hookcallers(manager.get_plugin(entry_point.name)):
         raise TypeError(f"{entry_point.value} implements no hook; decorate one with hookimpl")
-    components = _flat(manager.hook.loongforge_components)
-    announced.extend(_names(components))
-    datasets = _flat(manager.hook.loongforge_datasets)
-    announced.extend(_names(datasets))
-    folders = [ConfigFolder(config_folder(package), origin) for package in _flat(manager.hook.loongforge_config_paths)]
+    components = flat(manager.hook.loongforge_components)
+    announced.extend(names_of(components))
+    datasets = flat(manager.hook.loongforge_datasets)
+    announced.extend(names_of(datasets))
+    folders = [ConfigFolder(config_folder(package), origin) for package in flat(manager.hook.loongforge_config_paths)]
     return Plugin(
         origin=origin,
         package=package_of(entry_point),
@@ -205,13 +205,13 @@ def _announcements(entry_point: EntryPoint, origin: Origin, announced: list[str]
     )
 
 
-def _module(entry_point: EntryPoint) -> Any:
+def module(entry_point: EntryPoint) -> Any:
     if not EntryPoint.pattern.match(entry_point.value):
         raise ValueError(f"the entry point {entry_point.value!r} is no 'package.module'")
     return entry_point.load()
 
 
-def _flat(hook: Any) -> list[Any]:
+def flat(hook: Any) -> list[Any]:
     found: list[Any] = []
     for answer in hook():
         if isinstance(answer, str | Mapping) or not isinstance(answer, Iterable):
@@ -220,5 +220,5 @@ def _flat(hook: Any) -> list[Any]:
     return found
 
 
-def _names(specs: Iterable[Any]) -> list[str]:
+def names_of(specs: Iterable[Any]) -> list[str]:
     return [name for spec in specs if isinstance(name := getattr(spec, "name", None), str)]

@@ -10,7 +10,7 @@ from importlib.metadata import Distribution, EntryPoint, distributions
 from loongforge_core.errors import PluginError, did_you_mean
 from loongforge_core.registry.hooks import ENTRY_POINT_GROUP
 
-__all__ = ["InstalledPlugin", "Origin", "installed_plugins", "package_of"]
+__all__ = ["InstalledPlugin", "Origin", "installed_plugins", "normalised", "package_of"]
 
 GROUP_HEADER = f"[{ENTRY_POINT_GROUP}]"
 
@@ -39,7 +39,7 @@ class InstalledPlugin:
 
 def installed_plugins(without: Collection[str] = ()) -> tuple[list[InstalledPlugin], list[InstalledPlugin]]:
     """The plugins to load, in the order of their names, and those that are left out. Raises PluginError where one of these is no plugin."""
-    plugins, unwanted = _plugins(), {normalised(name) for name in without}
+    plugins, unwanted = plugins_by_name(), {normalised(name) for name in without}
     for given in without:
         if normalised(given) not in plugins:
             near = did_you_mean(given, (plugin.origin.distribution for plugin in plugins.values()))
@@ -50,19 +50,19 @@ def installed_plugins(without: Collection[str] = ()) -> tuple[list[InstalledPlug
     )
 
 
-def _plugins() -> dict[str, InstalledPlugin]:
+def plugins_by_name() -> dict[str, InstalledPlugin]:
     """By normalised name; of two distributions that have the same, the one that comes first on the path.
 
     Read one by one: `importlib.metadata.entry_points` fails for all where one distribution's file is damaged.
     """
     found: dict[str, InstalledPlugin] = {}
     for distribution in distributions():
-        if plugin := _plugin(distribution):
+        if plugin := plugin_of(distribution):
             found.setdefault(normalised(plugin.origin.distribution), plugin)
     return found
 
 
-def _plugin(distribution: Distribution) -> InstalledPlugin | None:
+def plugin_of(distribution: Distribution) -> InstalledPlugin | None:
     text = ""
     try:
         text = distribution.read_text("entry_points.txt") or ""
@@ -70,13 +70,13 @@ def _plugin(distribution: Distribution) -> InstalledPlugin | None:
             return None
         ours = sorted((found for found in distribution.entry_points if found.group == ENTRY_POINT_GROUP), key=lambda found: found.name)
     except Exception as error:
-        return InstalledPlugin(_origin(distribution, "?"), (), error) if GROUP_HEADER in text else None
+        return InstalledPlugin(origin_of(distribution, "?"), (), error) if GROUP_HEADER in text else None
     modules = {found.value: found for found in reversed(ours)}
     once = tuple(found for found in ours if modules[found.value] is found)
-    return InstalledPlugin(_origin(distribution, package_of(once[0])), once) if once else None
+    return InstalledPlugin(origin_of(distribution, package_of(once[0])), once) if once else None
 
 
-def _origin(distribution: Distribution, unnamed: str) -> Origin:
+def origin_of(distribution: Distribution, unnamed: str) -> Origin:
     try:
         return Origin(str(distribution.metadata["Name"] or unnamed), str(distribution.metadata["Version"] or ""))
     except Exception:  # there are as many ways to damage METADATA as there are to read it

@@ -135,10 +135,12 @@ class Registry:
         """The one component of this kind and name. Raises PluginError where there is none, or more than one."""
         found = [published for published in self._components if (published.spec.kind, published.spec.name) == (kind, name)]
         if found:
-            _refuse_duplicates(f"{kind} {name!r}", [published.origin for published in found])
+            refuse_duplicates(f"{kind} {name!r}", [published.origin for published in found])
             return found[0].spec
         if others := sorted({published.spec.kind for published in self._components if published.spec.name == name}):
-            raise PluginError(f"{name!r} is {' and '.join(map(_a, others))}, not {_a(kind)}{did_you_mean(name, self._names(kind))}")
+            raise PluginError(
+                f"{name!r} is {' and '.join(map(with_article, others))}, not {with_article(kind)}{did_you_mean(name, self._names(kind))}"
+            )
         raise self._missing(kind, name, self._names(kind))
 
     def dataset(self, name: str) -> DatasetSpec:
@@ -146,7 +148,7 @@ class Registry:
         found = [published for published in self._datasets if published.spec.name == name]
         if not found:
             raise self._missing("data set", name, (published.spec.name for published in self._datasets))
-        _refuse_duplicates(f"data set {name!r}", [published.origin for published in found])
+        refuse_duplicates(f"data set {name!r}", [published.origin for published in found])
         return found[0].spec
 
     def origin(self, spec: ComponentSpec | DatasetSpec) -> Origin:
@@ -249,7 +251,7 @@ class Registry:
             raise PluginError(f"{what} does not implement {', '.join(sorted(loaded.__abstractmethods__))}")
 
 
-def _refuse_duplicates(what: str, origins: list[Origin]) -> None:
+def refuse_duplicates(what: str, origins: list[Origin]) -> None:
     if len(origins) > 1 and len(set(origins)) == 1:
         raise PluginError(f"{what} is announced twice by {origins[0]}, which has to be mended there")
     if len(origins) > 1:
@@ -257,5 +259,5 @@ def _refuse_duplicates(what: str, origins: list[Origin]) -> None:
         raise PluginError(f"{what} is published by {both}: uninstall one of them, or leave one out with --without")
 
 
-def _a(noun: str) -> str:
+def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

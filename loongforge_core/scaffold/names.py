@@ -41,7 +41,7 @@ class PluginNames:
 def plugin_names(name: str, kind: Kind, modality: str) -> PluginNames:
     """Raises InputError for what is no name."""
     if not NAME.fullmatch(name):
-        raise InputError(f"{name!r} is no name for a plugin: expected lower-case letters, digits, '_' and '-'{_suggestion(name)}")
+        raise InputError(f"{name!r} is no name for a plugin: expected lower-case letters, digits, '_' and '-'{suggestion(name)}")
     if not MODALITY.fullmatch(modality):
         raise InputError(f"{modality!r} is no name for a modality: expected lower-case letters, digits and '_', such as 'image' or 'radar'")
     package = name.replace("-", "_")
@@ -61,7 +61,7 @@ def refuse_taken(names: PluginNames, kind: Kind, registry: Registry) -> None:
     other = "" if package.startswith(OURS) else f"; expected another, such as {OURS}{package}"
     if keyword.iskeyword(package) or package in sys.stdlib_module_names:
         raise InputError(f"{name!r} is a name of Python's own{other}")
-    if installed := _installed(name):
+    if installed := installed_version(name):
         raise InputError(f"{installed} is installed already{other}")
     found = importlib.util.find_spec(package)
     if found is not None and found.origin is not None:
@@ -71,13 +71,13 @@ def refuse_taken(names: PluginNames, kind: Kind, registry: Registry) -> None:
             raise InputError(f"{kind} {published.spec.name!r} is published by {published.origin} already; expected another name")
 
 
-def _installed(name: str) -> str:
+def installed_version(name: str) -> str:
     try:
         return f"{name} {distribution(name).version}"
     except PackageNotFoundError:
         return ""
 
 
-def _suggestion(name: str) -> str:
+def suggestion(name: str) -> str:
     near = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
     return f"; did you mean {near!r}?" if NAME.fullmatch(near) else ""

@@ -27,7 +27,7 @@ def plugin_files(kind: Kind, names: PluginNames) -> Mapping[str, str]:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    return {target: environment.get_template(source).render(values) for source, target in _paths(kind, names)}
+    return {target: environment.get_template(source).render(values) for source, target in paths(kind, names)}
 
 
 def write_plugin(folder: Path, files: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ def write_plugin(folder: Path, files: Mapping[str, str]) -> None:
         raise InputError(f"{folder} cannot be written: {error}") from error
 
 
-def _paths(kind: Kind, names: PluginNames) -> Iterator[tuple[str, str]]:
+def paths(kind: Kind, names: PluginNames) -> Iterator[tuple[str, str]]:
     """A template, and the file that it becomes."""
     called = {
         "package/": f"{names.package}/",

@@ -16,6 +16,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from loongforge_core.errors import CheckpointError
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.parallel.repairs import writing_in_this_process
 from loongforge_core.registry.reasons import one_line
+from loongforge_core.train.digests import digests_of, verify
 from loongforge_core.train.disk import by_first_rank, for_all, require_writable, why_not, writing
 from loongforge_core.train.record import RECORD_FILE, Record, model_of, read_record, require_model
 from loongforge_core.train.refuse_code import COMMON_FILE, refuse_code
@@ -146,6 +148,7 @@ def save(output_dir: Path, state: dict[str, Any], record: Record) -> Path:
             by_first_rank(partial(begin, output_dir, unfinished))
             with quiet(), writing_in_this_process(), refusals(unfinished):
                 dist_checkpointing.save(state, str(unfinished))
+            record = replace(record, files=digests_of(unfinished))
             by_first_rank(partial(complete, unfinished, folder, record))
         except OSError:
             shutil.rmtree(unfinished, ignore_errors=True)  # on all ranks: each says how much is free then
@@ -228,7 +231,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> Record:
     """Brings the trainer to where it was when `folder` was saved. Raises CheckpointError where it is of another model or damaged."""
     record = read_record(folder)
     require_model(record, trainer.composition, folder)
-    state = load(folder, state_of(trainer), StrictHandling.RAISE_ALL)
+    state = load(folder, record, state_of(trainer), StrictHandling.RAISE_ALL)
     with readable(folder):
         load_objects(trainer.models, state["model"]["objects"])
         set_steps_of_adam(trainer.optimizer, state["optimizer"]["steps"])
@@ -240,21 +243,30 @@ def load_model(folder: Path, models: Sequence[OmniCombinationModel], composition
     """Fills models with a checkpoint's weights, and leaves the rest of it alone. Raises CheckpointError as `load_checkpoint` does."""
     record = read_record(folder)
     require_model(record, composition, folder)
-    state = load(folder, {"model": model_state(models)}, StrictHandling.RAISE_UNEXPECTED)
+    state = load(folder, record, {"model": model_state(models)}, StrictHandling.RAISE_UNEXPECTED)
     load_objects(models, state["model"]["objects"])
     return record
 
 
-def load(folder: Path, state: dict[str, Any], strict: StrictHandling) -> dict[str, Any]:
+def load(folder: Path, record: Record, state: dict[str, Any], strict: StrictHandling) -> dict[str, Any]:
+    verify(folder, record.files, besides=RECORD_FILE, instead=partial(instead_of, folder))
     if not (folder / COMMON_FILE).exists() and not reads_common_state_of_0_19():
         raise CheckpointError(
-            f"{folder} was written by Megatron-Core {read_record(folder).megatron_core}; the installed {megatron_version} cannot read "
+            f"{folder} was written by Megatron-Core {record.megatron_core}; the installed {megatron_version} cannot read "
             "what is no tensor in it: install megatron-core>=0.19 (Python 3.12 or later)"
         )
     refuse_code(folder)
     with quiet(), readable(folder):
         loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=strict)
     return loaded
+
+
+def instead_of(folder: Path) -> str:
+    """What to do where `folder` is damaged."""
+    others = [other for other in checkpoints(folder.parent.parent).values() if other.parent == folder.parent and other != folder]
+    if not others:
+        return "the run has no other checkpoint, so it must be copied anew, or made anew"
+    return f"the newest other checkpoint of the run is {others[-1]}: name that one, or move this one away"
 
 
 def reads_common_state_of_0_19() -> bool:

@@ -18,12 +18,15 @@ from loongforge_core.config.settings import RunSettings
 from loongforge_core.data.mixture import shares_of
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import CheckpointError
+from loongforge_core.train.digests import Digest
 from loongforge_core.weights.tokenizer import TOKENIZER_FILES
 
 __all__ = ["RECORD_FILE", "Record", "model_of", "numbers_of", "read_record", "require_model", "require_numbers"]
 
 RECORD_FILE = "loongforge.json"
 FORMAT = 2
+OWN_DIGEST = "sha256"
+"""In the file, the digest of everything else in it."""
 
 # Settings of `train` that change speed, memory or files, but no number; everything else must stay as it was when a run is resumed.
 FREE_SETTINGS = frozenset(
@@ -51,12 +54,20 @@ class Record:
     """Their names and versions."""
     skipped: Mapping[str, Any] = field(default_factory=dict)
     """The steps that were not taken (`skipped_steps.py`)."""
+    files: Mapping[str, Digest] = field(default_factory=dict)
+    """The checkpoint's, this one excepted, by name; none in checkpoints that were written before there were digests."""
     megatron_core: str = megatron_version
     torch: str = torch.__version__
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        tree = asdict(self)
+        return json.dumps({**tree, OWN_DIGEST: tree_digest(tree)}, indent=2) + "\n"
+
+
+def tree_digest(tree: Mapping[str, Any]) -> str:
+    """Of what JSON says, however it is laid out."""
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
 
 
 def model_of(composition: Composition) -> dict[str, Any]:
@@ -110,15 +121,19 @@ def data_of(run: RunSettings, data: TrainingData) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> Record:
-    """Raises CheckpointError where there is none, or one of a later version of this program."""
+    """Raises CheckpointError where there is none, one that is not as it was written, or one of a later version of this program."""
     try:
         tree = json.loads((folder / RECORD_FILE).read_text())
         if (found := tree["format"]) != FORMAT:
             raise CheckpointError(f"{folder} is a checkpoint of format {found}; this version of loongforge_core reads {FORMAT}")
-        return Record(**{**tree, "plugins": tuple(tree["plugins"])})
+        own_digest = tree.pop(OWN_DIGEST, None)
+        if own_digest != tree_digest(tree) and (own_digest is not None or "files" in tree):
+            raise CheckpointError(f"{folder / RECORD_FILE} is not as it was written: what it says has another SHA-256 than it should have")
+        files = {name: Digest(**digest) for name, digest in tree.pop("files", {}).items()}
+        return Record(**{**tree, "plugins": tuple(tree["plugins"]), "files": files})
     except OSError as error:
         raise CheckpointError(f"{folder} is no checkpoint: {RECORD_FILE} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / RECORD_FILE} is not what a checkpoint says of itself: {error}") from error
 
 

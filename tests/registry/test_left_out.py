@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loongforge_core.cli.main import _parser, main
+from loongforge_core.cli.main import main, whole_parser
 from loongforge_core.errors import PluginError
 from loongforge_core.registry.registry import Registry
 
@@ -59,7 +59,7 @@ def test_list_shows_what_is_left_out(install: Callable[..., Path], capsys: pytes
 
 
 def test_every_command_has_it() -> None:
-    (commands,) = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    (commands,) = [action for action in whole_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     assert {"list", "show", "validate", "copy-configs", "train", "evaluate"} <= set(commands.choices)
     assert not [name for name, command in commands.choices.items() if "--without" not in command.format_help()]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from loongforge_core.component import ComponentSpec
 from loongforge_core.errors import InputError, did_you_mean
+from loongforge_core.registry.distributions import normalised
 from loongforge_core.registry.registry import Registry
 from loongforge_core.testing.conformance.catalogue import CHECKS, Check, check_named
 from loongforge_core.testing.conformance.subject import NotApplicable, Subject
@@ -65,11 +65,6 @@ def components_of(distribution: str, registry: Registry) -> list[ComponentSpec]:
         names = [published.origin.distribution for published in registry.components()]
         raise InputError(f"no installed plugin {distribution!r} publishes a component{did_you_mean(distribution, names)}")
     return [published.spec for published in found]
-
-
-def normalised(distribution: str) -> str:
-    """As packaging compares names: `Loongforge_Sensor` is `loongforge-sensor`."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def checks_of(spec: ComponentSpec, checks: Sequence[Check] = CHECKS) -> list[Check]:

@@ -45,38 +45,38 @@ def prepare(folder: Path) -> None:
 
     Raises DataError when the folder holds something else.
     """
-    write_whole(folder, "digits", FILES, _write)
+    write_whole(folder, "digits", FILES, write)
 
 
 def split(labels: Sequence[int]) -> Split:
     """Training, held-out and validation images; each part has its share of every digit."""
-    held_out = _stratified(labels, range(len(labels)), NUM_HELD_OUT)
+    held_out = stratified(labels, range(len(labels)), NUM_HELD_OUT)
     training = sorted(set(range(len(labels))) - set(held_out))
-    return Split(tuple(training), held_out, _stratified(labels, training, NUM_VALIDATION))
+    return Split(tuple(training), held_out, stratified(labels, training, NUM_VALIDATION))
 
 
-def _stratified(labels: Sequence[int], images: Sequence[int], count: int) -> tuple[int, ...]:
+def stratified(labels: Sequence[int], images: Sequence[int], count: int) -> tuple[int, ...]:
     """`count` of the images, of each label its share; where shares are not whole, the largest remainders are rounded up."""
     by_label = {label: [image for image in images if labels[image] == label] for label in sorted(set(labels))}
     shares = {label: divmod(len(members) * count, len(images)) for label, members in by_label.items()}
     quotas = {label: whole for label, (whole, _) in shares.items()}
     for label in sorted(shares, key=lambda label: (-shares[label][1], label))[: count - sum(quotas.values())]:
         quotas[label] += 1
-    return tuple(sorted(image for label, members in by_label.items() for image in sorted(members, key=_digest)[: quotas[label]]))
+    return tuple(sorted(image for label, members in by_label.items() for image in sorted(members, key=digest)[: quotas[label]]))
 
 
-def _digest(image: int) -> str:
+def digest(image: int) -> str:
     return hashlib.sha256(f"digits:{image}".encode()).hexdigest()
 
 
-def _write(folder: Path) -> None:
+def write(folder: Path) -> None:
     labels = write_scans(folder / "images")
     parts = split(labels)
     remaining = sorted(set(parts.training) - set(parts.validation))
-    _write_lines(folder / "train.jsonl", training_questions(parts.training, labels))
-    _write_lines(folder / "test.jsonl", evaluation_questions(parts.held_out, labels))
-    _write_lines(folder / "settings_train.jsonl", training_questions(remaining, labels))
-    _write_lines(folder / "settings_validation.jsonl", evaluation_questions(parts.validation, labels))
+    write_lines(folder / "train.jsonl", training_questions(parts.training, labels))
+    write_lines(folder / "test.jsonl", evaluation_questions(parts.held_out, labels))
+    write_lines(folder / "settings_train.jsonl", training_questions(remaining, labels))
+    write_lines(folder / "settings_validation.jsonl", evaluation_questions(parts.validation, labels))
 
 
 def write_scans(folder: Path) -> list[int]:
@@ -91,5 +91,5 @@ def write_scans(folder: Path) -> list[int]:
     return [int(label) for label in scans.target]
 
 
-def _write_lines(path: Path, questions: Sequence[Question]) -> None:
+def write_lines(path: Path, questions: Sequence[Question]) -> None:
     path.write_text("".join(json.dumps(question.line("images")) + "\n" for question in questions), encoding="utf-8")

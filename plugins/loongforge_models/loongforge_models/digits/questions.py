@@ -47,7 +47,7 @@ class Question:
 
 def training_questions(images: Sequence[int], labels: Sequence[int]) -> list[Question]:
     """Single digits, two-image sums and text sums as 2 : 3 : 1: image sums are learned last, and only when asked often."""
-    author = _Author(labels, seed="train")
+    author = Author(labels, seed="train")
     share = NUM_TRAINING_QUESTIONS // 6
     singles = [author.single_digit(number) for number in author.cycle(images, 2 * share)]
     sums = [author.two_image_sum(*pair) for pair in author.pairs(images, 3 * share)]
@@ -62,13 +62,13 @@ def training_questions(images: Sequence[int], labels: Sequence[int]) -> list[Que
 
 def evaluation_questions(images: Sequence[int], labels: Sequence[int]) -> list[Question]:
     """Every image once, sums in which no image occurs much oftener than another, every text sum."""
-    author = _Author(labels, seed="evaluation")
+    author = Author(labels, seed="evaluation")
     singles = [author.single_digit(number) for number in images]
     sums = [author.two_image_sum(*pair) for pair in author.pairs(images, NUM_EVALUATION_SUMS)]
     return [*singles, *sums, *(author.text_sum(first, second) for first in range(10) for second in range(10))]
 
 
-class _Author(Draws):
+class Author(Draws):
     """Writes questions."""
 
     def __init__(self, labels: Sequence[int], *, seed: str) -> None:

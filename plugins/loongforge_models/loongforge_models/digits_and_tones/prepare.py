@@ -39,10 +39,10 @@ def prepare(folder: Path) -> None:
 
     Raises DataError when the folder holds something else.
     """
-    write_whole(folder, "digits_and_tones", FILES, _write)
+    write_whole(folder, "digits_and_tones", FILES, write)
 
 
-def _write(folder: Path) -> None:
+def write(folder: Path) -> None:
     labels = write_scans(folder / "images")
     parts = split(labels)
     training, held_out = ([Digit(number, labels[number]) for number in part] for part in (parts.training, parts.held_out))

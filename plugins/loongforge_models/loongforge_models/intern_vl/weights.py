@@ -16,17 +16,12 @@ from loongforge_core.component import ComponentConfig
 from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Derived, Ignored, Key, Written
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
 from loongforge_models.config_keys import TiedAtTop, tied_key
+from loongforge_models.names_in_memory import names_in_memory
 
 __all__ = ["table"]
 
 SLOTS = ("image_encoder", "image_projector", "foundation")
 
-NAMES_IN_MEMORY = {
-    "model.vision_tower.": "vision_tower.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
-}
 
 TOKEN_NAMES = {
     "start_image_token": "start_image_token",
@@ -90,7 +85,7 @@ def transformers_table(configs: Mapping[str, ComponentConfig], tables: Mapping[s
             how_run("text_config"),
             GENERIC_KEYS,
         ),
-        aliases=NAMES_IN_MEMORY,
+        aliases=names_in_memory("vision_tower"),
         model_type="internvl",
         architectures=("InternVLForConditionalGeneration",),
         placeholder_ids={"image_token_id": "image"},

@@ -17,6 +17,7 @@ from loongforge_vit.siglip.config import SiglipConfig
 from loongforge_core.component import ComponentConfig
 from loongforge_core.weights.config_keys import GENERIC_KEYS, ConfigKey, Constant, Given, Ignored, Key, Written
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
+from loongforge_models.names_in_memory import names_in_memory
 
 __all__ = ["table"]
 
@@ -24,13 +25,6 @@ SLOTS = ("image_encoder", "image_projector", "foundation")
 
 STRATEGIES = {"default": "dropped", "full": "kept"}
 """`vision_feature_select_strategy`: what becomes of the first feature, a class token's. SigLIP has none, and all its features are taken."""
-
-NAMES_IN_MEMORY = {
-    "model.vision_tower.": "vision_tower.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
             Ignored(("ignore_index", "vocab_size"), "written by earlier versions of transformers, and read by none"),
             GENERIC_KEYS,
         ),
-        aliases=NAMES_IN_MEMORY,
+        aliases=names_in_memory("vision_tower"),
         model_type="llava",
         architectures=("LlavaForConditionalGeneration",),
         placeholder_ids={"image_token_index": "image"},

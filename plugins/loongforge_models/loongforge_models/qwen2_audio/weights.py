@@ -12,17 +12,11 @@ from loongforge_projectors.linear.config import LinearConfig
 from loongforge_core.component import ComponentConfig
 from loongforge_core.weights.config_keys import GENERIC_KEYS, Ignored
 from loongforge_core.weights.table import ProcessorFiles, Table, combine
+from loongforge_models.names_in_memory import names_in_memory
 
 __all__ = ["table"]
 
 SLOTS = ("audio_encoder", "audio_projector", "foundation")
-
-NAMES_IN_MEMORY = {
-    "model.audio_tower.": "audio_tower.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
-}
 
 
 def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -> Table | None:
@@ -41,7 +35,7 @@ def table(configs: Mapping[str, ComponentConfig], tables: Mapping[str, Table]) -
             Ignored(("ignore_index", "vocab_size"), "written by earlier versions of transformers, and read by none"),
             GENERIC_KEYS,
         ),
-        aliases=NAMES_IN_MEMORY,
+        aliases=names_in_memory("audio_tower"),
         model_type="qwen2_audio",
         architectures=("Qwen2AudioForConditionalGeneration",),
         placeholder_ids={"audio_token_index": "audio"},

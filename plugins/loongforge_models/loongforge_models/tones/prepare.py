@@ -31,10 +31,10 @@ def prepare(folder: Path) -> None:
 
     Raises DataError when the folder holds something else.
     """
-    write_whole(folder, "tones", FILES, _write)
+    write_whole(folder, "tones", FILES, write)
 
 
-def _write(folder: Path) -> None:
+def write(folder: Path) -> None:
     training = some_sounds("train", melodies=TRAINING_MELODIES, beeps=TRAINING_BEEPS)
     held_out = some_sounds("test", melodies=HELD_OUT_MELODIES, beeps=HELD_OUT_BEEPS)
     write_sounds(folder / "sounds", [*training, *held_out])

@@ -25,7 +25,7 @@ MAX_SECONDS = 1.2
 
 def melody(notes: str, seed: str) -> np.ndarray:
     """The notes, such as `CEG`, one after another, `[t]` from -1 to 1."""
-    player = _Player(seed)
+    player = Player(seed)
     pace, gap, tuning = player.between(0.14, 0.24), player.between(0.04, 0.08), player.between(-10, 10)
     parts = [player.silence(player.between(0.02, 0.1))]
     for note in notes:
@@ -35,7 +35,7 @@ def melody(notes: str, seed: str) -> np.ndarray:
 
 def beeps(count: int, seed: str) -> np.ndarray:
     """So many beeps of one pitch, `[t]` from -1 to 1."""
-    player = _Player(seed)
+    player = Player(seed)
     pitch, length, gap = 500 * 2 ** player.between(0, 2.2), player.between(0.05, 0.09), player.between(0.06, 0.12)
     parts = [player.silence(player.between(0.02, 0.1))]
     for _ in range(count):
@@ -43,7 +43,7 @@ def beeps(count: int, seed: str) -> np.ndarray:
     return player.recorded(parts)
 
 
-class _Player(Draws):
+class Player(Draws):
     """An instrument and a room, drawn by `seed`."""
 
     def __init__(self, seed: str) -> None:
