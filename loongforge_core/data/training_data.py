@@ -24,7 +24,8 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.config.settings import RunSettings
 from loongforge_core.data.collate import collate, collate_packed
 from loongforge_core.data.conversations import Conversation, ConversationFiles
-from loongforge_core.data.lines import UnreadableFile, is_large, open_lines
+from loongforge_core.data.line_index import UnreadableFile
+from loongforge_core.data.lines import is_large, open_lines
 from loongforge_core.data.sample import Sample, SampleMaker
 from loongforge_core.data.sampler import Place, Sampler, micro_batches
 from loongforge_core.data.skipped import SkippedLine

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loongforge_core.data import lines
-from loongforge_core.data.lines import UnreadableFile, data_digest, open_lines
+from loongforge_core.data import line_index, lines
+from loongforge_core.data.line_index import UnreadableFile, data_digest
+from loongforge_core.data.lines import open_lines
 from loongforge_core.errors import DataError
 
 
@@ -61,12 +62,12 @@ CONTENTS = {
 def test_lines_are_found_wherever_blocks_end(
     case: str, block: int, write: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "BLOCK", block)
+    monkeypatch.setattr(line_index, "BLOCK", block)
     assert read_all(write(CONTENTS[case])) == as_python_reads(CONTENTS[case])
 
 
 def test_any_mixture_of_lines(write: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "BLOCK", 7)
+    monkeypatch.setattr(line_index, "BLOCK", 7)
     for seed in range(100):
         choose = random.Random(seed).choices
         content = b"".join(choose([b"\n", b" ", b"\r\n", b"x", b"  y y\n", b"longer than a block\n"], k=20)) + b"z"
@@ -103,7 +104,7 @@ def test_an_index_is_written_once_and_mapped(write: Callable[[bytes], Path], mon
     path = write(CONTENTS["blank lines"])
     first = open_lines(path)
     assert sorted(path.parent.iterdir()) == [path, path.with_name("data.jsonl.index")]
-    monkeypatch.setattr(lines, "found_lines", None)  # nobody looks through the file again
+    monkeypatch.setattr(line_index, "found_lines", None)  # nobody looks through the file again
     again = open_lines(path)
     assert [again.read(0), again.read(1), again.number(1), again.digest] == [b" a", b"b", 6, data_digest(path)]
     assert first.mapped == again.mapped == path.with_name("data.jsonl.index")
@@ -202,7 +203,7 @@ def test_a_file_that_is_being_written_has_no_index(write: Callable[[bytes], Path
             file.write(b"c\n")
         return digest(found)
 
-    monkeypatch.setattr(lines, "data_digest", while_it_grows)
+    monkeypatch.setattr(line_index, "data_digest", while_it_grows)
     with pytest.raises(DataError, match=r"data.jsonl: something writes to this data file while it is read"):
         open_lines(path)
     assert list(path.parent.iterdir()) == [path]
@@ -213,8 +214,8 @@ def test_fifty_thousand_lines_take_little_memory(tmp_path: Path, monkeypatch: py
     path, block = tmp_path / "data.jsonl", b'{"messages": "' + b"x" * 600 + b'"}\n'
     path.write_bytes(block * 50_000)
     monkeypatch.setattr(lines, "INDEXED_BYTES", 2**20)
-    monkeypatch.setattr(lines, "WHOLE_BYTES", 2**20)
-    monkeypatch.setattr(lines, "BLOCK", 2**18)
+    monkeypatch.setattr(line_index, "WHOLE_BYTES", 2**20)
+    monkeypatch.setattr(line_index, "BLOCK", 2**18)
     for share in (0.05, 0.005):
         tracemalloc.start()
         found = open_lines(path)
@@ -231,8 +232,8 @@ def test_fifty_thousand_lines_take_little_memory(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(("size", "changed"), [(60, range(60)), (64, range(64)), (90, [*range(8), *range(82, 90), 41]), (91, [91])])
 def test_a_large_data_file_is_told_by_blocks(size: int, changed: Iterable[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to 64 bytes it is read whole here; beyond, eight blocks of eight bytes, the first and the last among them."""
-    monkeypatch.setattr(lines, "WHOLE_BYTES", 64)
-    monkeypatch.setattr(lines, "NUM_BLOCKS", 8)
+    monkeypatch.setattr(line_index, "WHOLE_BYTES", 64)
+    monkeypatch.setattr(line_index, "NUM_BLOCKS", 8)
     path = tmp_path / "data"
     path.write_bytes(bytes(size))
     digests = [data_digest(path)]

@@ -94,15 +94,15 @@ def test_every_rank_knows_what_all_skip(compose: Compose, damaged: Path) -> None
 
 def lines_found_by(composition: Composition) -> list[Path]:
     """The files that this rank looks through, where each is large."""
-    from loongforge_core.data import lines
+    from loongforge_core.data import line_index, lines
 
-    lines.INDEXED_BYTES, looked, write = 0, [], lines.write_index  # this process ends with the test
+    lines.INDEXED_BYTES, looked, write = 0, [], line_index.write_index  # this process ends with the test
 
     def noted(path: Path, stream: object) -> None:
         looked.append(path)
         write(path, stream)  # type: ignore[arg-type]
 
-    lines.write_index = noted  # type: ignore[assignment]
+    line_index.write_index = noted  # type: ignore[assignment]
     find_lines(composition.run)
     for path in composition.run.data.paths:
         assert open_lines(Path(path)).mapped

@@ -78,7 +78,7 @@ CHECKS: tuple[Check, ...] = (
         asks="The processor makes the same numpy arrays of a file every time, under any name, and refuses damaged files by DataError.",
         means="Data workers die with a traceback on one bad file among a million, or a resumed run sees other items.",
         mend="Return numpy arrays that depend on the content alone; raise DataError naming the path for what is missing or damaged.",
-        run=f"{HERE}.items:processor",
+        run=f"{HERE}.opening:processor",
     ),
     Check(
         name="token_counts",
@@ -118,7 +118,7 @@ CHECKS: tuple[Check, ...] = (
         asks="Each level is projected by itself, or added where its tokens are, and reaches the output.",
         means="DeepStack encoders train without their early layers, or with them in the wrong places.",
         mend="Project each of `features.levels` like the features, rows in the same order; a backbone adds level i behind its layer i.",
-        run=f"{HERE}.items:levels",
+        run=f"{HERE}.levels:levels",
     ),
     Check(
         name="inputs_unchanged",

@@ -5,16 +5,9 @@ A projector's items are features that lie in the grids that it takes. Shapes: N 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,124 +15,17 @@ import torch
 from torch import Tensor
 
 from loongforge_core.component import ProcessedItem
-from loongforge_core.errors import DataError
 from loongforge_core.layers.interfaces import Component, Features
 from loongforge_core.testing.conformance import sequences
-from loongforge_core.testing.conformance.files import KINDS_OF_FILES
-from loongforge_core.testing.conformance.subject import NotApplicable, Subject, fresh
-from loongforge_core.testing.conformance.trials import built, difference, features_of, run_backbone, trials
+from loongforge_core.testing.conformance.subject import NotApplicable, Subject
+from loongforge_core.testing.conformance.trials import built, difference, features_of
 
-__all__ = ["independence", "leak", "levels", "order", "processor", "token_counts"]
+__all__ = ["TOLERANCE", "independence", "leak", "order", "token_counts"]
 
 TOLERANCE = 1e-4
 """Of features of about 1: float32 through a few layers, in another order of operations where a batch has another shape."""
 
 MANY = 16
-
-
-# ---- the processor
-
-
-def processor(subject: Subject) -> Iterator[str]:
-    if not subject.spec.processor:
-        yield "its specification names no processor: nothing opens the files of its modality"
-        return
-    for modality, opened in subject.opened.items():
-        if not opened:
-            yield (
-                f"of {modality}, it opens none of the files that the judge can write ({', '.join(KINDS_OF_FILES)}): "
-                "override `Processor.examples`, which writes some of its own"
-            )
-            continue
-        opener = subject.registry.load(subject.spec, "processor")(subject.config, modality)
-        yield from (f"of {modality}, {said}" for said in made_of(opened, opener))
-        yield from (f"of {modality}, {said}" for said in damaged(opened[0][0], opener))
-        yield from (f"of {modality}, {said}" for said in under_another_name(subject, opener, *opened[0]))
-        yield from (f"of {modality}, {said}" for said in elsewhere(subject, modality, *opened[0]))
-
-
-def made_of(opened: Sequence[tuple[Path, ProcessedItem]], opener: Any) -> Iterator[str]:
-    names = set(opened[0][1].inputs)
-    for path, item in opened:
-        if set(item.inputs) != names:
-            yield f"one file gives the inputs {sorted(names)}, {path.name} gives {sorted(item.inputs)}: they cannot be concatenated"
-        if wrong := [name for name, value in item.inputs.items() if not isinstance(value, np.ndarray) or value.ndim == 0]:
-            yield f"{', '.join(wrong)} of {path.name} is no numpy array with an axis to concatenate along"
-            return
-        if not isinstance(item.size, tuple) or not all(isinstance(each, int) for each in item.size):
-            yield f"the size of {path.name} is {item.size!r}, expected a tuple of int"
-        if wrong := [name for name, value in item.inputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]:
-            yield f"{', '.join(wrong)} of {path.name} has values that are not finite"
-    if not same(opener(opened[0][0]), opened[0][1]):
-        yield "the same file opened twice gives two different items"
-
-
-def same(one: ProcessedItem, other: ProcessedItem) -> bool:
-    alike = one.size == other.size and one.inputs.keys() == other.inputs.keys()
-    return alike and all(np.array_equal(value, other.inputs[name]) for name, value in one.inputs.items())
-
-
-def under_another_name(subject: Subject, opener: Any, path: Path, item: ProcessedItem) -> Iterator[str]:
-    """What is in a file decides, not what it is called and where it lies."""
-    folder = fresh(subject, "renamed")
-    folder.mkdir()
-    copied = folder / f"another{path.suffix}"
-    (shutil.copytree if path.is_dir() else shutil.copyfile)(path, copied)
-    try:
-        again = opener(copied)
-    except DataError:  # a header that lies beside it under the same name, say, did not come along
-        return
-    if not same(again, item):
-        yield "a copy of a file, in another folder under another name, gives another item"
-
-
-OPEN = """
-import hashlib, importlib, json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from pathlib import Path
-def load(target):
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-spec, config, modality, path = json.loads(sys.argv[2])
-item = load(spec["processor"])(load(spec["config"]).model_validate(config), modality)(Path(path))
-print(json.dumps([list(item.size), {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in item.inputs.items()}]))
-"""
-
-
-def elsewhere(subject: Subject, modality: str, path: Path, item: ProcessedItem) -> Iterator[str]:
-    """In another process, as a data worker is, Python's own hashes are others."""
-    spec = {"processor": subject.spec.processor, "config": subject.spec.config}
-    arguments = (json.dumps(sys.path), json.dumps([spec, subject.config.model_dump(mode="json"), modality, str(path)]))
-    environment = {**os.environ, "PYTHONHASHSEED": "20261126"}
-    ended = subprocess.run([sys.executable, "-c", OPEN, *arguments], capture_output=True, text=True, check=False, env=environment)
-    if ended.returncode:
-        yield f"another process cannot open the same file: {(ended.stderr.strip().splitlines() or ['no message'])[-1]}"
-        return
-    size, digests = json.loads(ended.stdout.strip().splitlines()[-1])
-    here = {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in item.inputs.items()}
-    if tuple(size) != item.size or digests != here:
-        yield "another process makes another item of the same file: each data worker its own"
-
-
-def damaged(path: Path, opener: Any) -> Iterator[str]:
-    """A file that is not there, one that is cut, one that is empty."""
-    missing, cut, empty = (path.with_name(f"{name}{path.suffix}") for name in ("missing", "cut", "empty"))
-    broken = {"that is missing": missing}
-    if path.is_file():
-        content = path.read_bytes()
-        cut.write_bytes(content[: min(len(content) // 2, 60)])
-        empty.write_bytes(b"")
-        broken |= {"of which only the beginning is left": cut, "that is empty": empty}
-    for what, file in broken.items():
-        try:
-            opener(file)
-        except DataError as error:
-            if file.name not in str(error):
-                yield f"for a file {what} the DataError does not name the file: {error}"
-        except Exception as error:
-            yield f"for a file {what} it raises {type(error).__name__} ({error}), expected DataError naming the file"
-        else:
-            yield f"it opens a file {what} without an error"
 
 
 # ---- how many features
@@ -274,85 +160,3 @@ def by_item(features: Features) -> list[Tensor]:
         raise NotApplicable("its features are not as many as their grids say, so that items cannot be told apart: see `token_counts`")
     stacked_lNW = torch.stack((features.hidden_NW, *features.levels))
     return list(torch.split(stacked_lNW, lengths, dim=1))
-
-
-# ---- levels
-
-
-def levels(subject: Subject) -> Iterator[str]:
-    number = subject.levels_taken(subject.composition)
-    if not number:
-        raise NotApplicable("it takes no levels")
-    if subject.spec.kind == "backbone":
-        yield from levels_reach_logits(subject)
-        return
-    items = subject.items(subject.modality)
-    with built(subject) as component, torch.no_grad():
-        features = features_of(component, items)
-        if len(features.levels) != number:
-            yield f"of {number} levels it gives {len(features.levels)}"
-            return
-        for index, level_NW in enumerate(features.levels):
-            changed = [replace(item, inputs={**item.inputs, f"level {index}": -item.inputs[f"level {index}"]}) for item in items]
-            after = features_of(component, changed)
-            if difference(after.levels[index], level_NW) < TOLERANCE:
-                yield f"level {index} does not depend on the encoder's level {index}"
-            yield from in_other_places(component, items, index, features)
-            others = [features.hidden_NW, *(each for other, each in enumerate(features.levels) if other != index)]
-            theirs = [after.hidden_NW, *(each for other, each in enumerate(after.levels) if other != index)]
-            if any(difference(given, expected) > TOLERANCE for given, expected in zip(theirs, others)):
-                yield f"what it makes of the features or of another level depends on level {index}"
-
-
-def in_other_places(component: Component[Any], items: Sequence[ProcessedItem], index: int, before: Features) -> Iterator[str]:
-    """A row of a level reaches the tokens that the row of the features in its place reaches.
-
-    It may reach more of them, or fewer: features may be mixed within an item, and levels not.
-    """
-    rows = telling_rows(items)
-    for row in np.random.default_rng(4).choice(rows, size=min(len(rows), 5), replace=False):
-        turned, level_turned = (features_of(component, turned_in(items, name, row)) for name in ("values", f"level {index}"))
-        by_features = changed_rows(turned.hidden_NW, before.hidden_NW)
-        by_level = changed_rows(level_turned.levels[index], before.levels[index])
-        common = by_features & by_level
-        if common not in (by_features, by_level) or bool(by_features) != bool(by_level):
-            yield (
-                f"row {row} of level {index} reaches the tokens {sorted(by_level)} of the level; "
-                f"of the features it reaches {sorted(by_features)}"
-            )
-            return
-
-
-def telling_rows(items: Sequence[ProcessedItem]) -> list[int]:
-    """Of all items' rows, those of items that are more than two rows high and wide, where there are any: others fit in one block."""
-    lengths = [len(item.inputs["values"]) for item in items]
-    starts = np.cumsum([0, *lengths])
-    wide = [index for index, item in enumerate(items) if len(item.size) > 1 and min(item.size[-2:]) > 2]
-    return [row for index in wide or range(len(items)) for row in range(starts[index], starts[index] + lengths[index])]
-
-
-def turned_in(items: Sequence[ProcessedItem], name: str, row: int) -> list[ProcessedItem]:
-    """With the sign of one row turned, of all items' rows."""
-    changed, start = [], 0
-    for item in items:
-        values = item.inputs[name].copy()
-        if start <= row < start + len(values):
-            values[row - start] *= -1
-        start += len(values)
-        changed.append(replace(item, inputs={**item.inputs, name: values}))
-    return changed
-
-
-def changed_rows(after_NW: Tensor, before_NW: Tensor) -> set[int]:
-    return set(((after_NW - before_NW).abs().amax(dim=1) > TOLERANCE).nonzero().flatten().tolist())
-
-
-def levels_reach_logits(subject: Subject) -> Iterator[str]:
-    (trial,) = trials(subject)
-    with built(subject) as component, torch.no_grad():
-        (before,) = trial.run(component)
-        for name, level_sbh in trial.tensors.items():
-            if name.startswith("level "):
-                (after,) = run_backbone(component, {**trial.tensors, name: torch.zeros_like(level_sbh)})
-                if difference(after, before) < TOLERANCE:
-                    yield f"{name} changes no logits"
