@@ -2,17 +2,17 @@
 
 import os
 
-# Before torch is imported. Accelerators are hidden, whatever this machine has: tests marked `gpu` show them to processes of their own.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HIDDEN_FROM_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "nothing was set"))
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 from collections.abc import Iterable
 
 import pytest
 
-from loongforge_core.parallel.cpu import prepare_megatron
+from loongforge_core.parallel.cpu import hide_accelerators, prepare_megatron
 
+# Whatever this machine has: tests marked `gpu` show accelerators to processes of their own.
+os.environ.setdefault("HIDDEN_FROM_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "nothing was set"))
+hide_accelerators()
 prepare_megatron()
 
 # `make test` has two passes, one for each Megatron-Core. What does not depend on it is in the pass of the older one only. In that of the
