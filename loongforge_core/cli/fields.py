@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from loongforge_core.config.schema_fields import description_of, one_line
+from loongforge_core.schema.fields import description_of, one_line
 
 __all__ = ["Field", "fixed_fields", "settable_fields", "type_name"]
 

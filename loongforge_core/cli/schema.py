@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from loongforge_core.config.schema import composition_schema
 from loongforge_core.errors import InputError
 from loongforge_core.registry.registry import Registry
+from loongforge_core.schema.composition import composition_schema
 
 __all__ = ["schema"]
 

@@ -27,9 +27,11 @@ class Provenance:
                 self._writers[f"{package}.{key}" if package else key] = document.where(key)
 
     def add_package(self, package: str, where: str) -> None:
-        """The default, at `where`, that puts a file under `package`."""
+        """The default, at `where`, that puts a file under `package`, and so under the keys above it, which may be written nowhere else."""
         if package and where:
             self._writers[package] = where
+            while package := package.rpartition(".")[0]:
+                self._writers.setdefault(package, where)
 
     def add_override(self, key: str, value: Any) -> None:
         """A value given on the command line."""

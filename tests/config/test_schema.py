@@ -15,9 +15,9 @@ from loongforge_core.cli.main import main
 from loongforge_core.config.check import load_composition
 from loongforge_core.config.document import read_document
 from loongforge_core.config.library import published_files
-from loongforge_core.config.schema import composition_schema
 from loongforge_core.errors import ConfigError
 from loongforge_core.registry.registry import Registry
+from loongforge_core.schema.composition import composition_schema
 
 DIGITS = "digits"
 

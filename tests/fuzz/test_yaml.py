@@ -19,9 +19,9 @@ from mutations import mutated
 from loongforge_core.cli.main import main
 from loongforge_core.config.document import LARGEST, read_document
 from loongforge_core.config.library import PublishedFile, fills_slots, published_files
-from loongforge_core.config.schema import composition_schema
 from loongforge_core.config.slot_names import FOUNDATION, slot_kind
 from loongforge_core.registry.registry import Registry
+from loongforge_core.schema.composition import composition_schema
 
 SECONDS = 5
 """Of processor time, for a file that takes a fifth of one; the promise, not a measure."""

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable
 from pydantic import BaseModel
 
 from loongforge_core.component import ComponentSpec
-from loongforge_core.config.schema_fields import Schema, any_of, choice, described, description_of, field_schemas, mapping, one_line
 from loongforge_core.config.settings import DataSettings, EncoderLayout, ParallelSettings, RunSettings
 from loongforge_core.config.slot_names import slot_kind, slot_modality
 from loongforge_core.errors import PluginError
 from loongforge_core.registry.registry import Registry
+from loongforge_core.schema.fields import Schema, any_of, choice, described, description_of, field_schemas, mapping, one_line
 
 __all__ = ["run_schemas"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from loongforge_core.config.document import read_document
 from loongforge_core.config.library import fills_slots, published_files
-from loongforge_core.config.schema_fields import Schema
 from loongforge_core.config.slot_names import FOUNDATION
 from loongforge_core.errors import ConfigError
 from loongforge_core.registry.registry import Registry
+from loongforge_core.schema.fields import Schema
 
 __all__ = ["defaults_schema"]
 

@@ -14,8 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pydantic.errors import PydanticUserError
 
 from loongforge_core.component import ComponentConfig, ComponentSpec
-from loongforge_core.config.schema_defaults import defaults_schema
-from loongforge_core.config.schema_fields import (
+from loongforge_core.config.settings import SlotSettings
+from loongforge_core.config.slot_names import FOUNDATION, encoder_slot, projector_slot, slot_kind, slot_modality
+from loongforge_core.errors import PluginError
+from loongforge_core.registry.registry import Registry
+from loongforge_core.schema.defaults import defaults_schema
+from loongforge_core.schema.fields import (
     Schema,
     any_of,
     choice,
@@ -27,11 +31,7 @@ from loongforge_core.config.schema_fields import (
     or_reference,
     required_fields,
 )
-from loongforge_core.config.schema_run import run_schemas
-from loongforge_core.config.settings import SlotSettings
-from loongforge_core.config.slot_names import FOUNDATION, encoder_slot, projector_slot, slot_kind, slot_modality
-from loongforge_core.errors import PluginError
-from loongforge_core.registry.registry import Registry
+from loongforge_core.schema.run import run_schemas
 
 __all__ = ["composition_schema"]
 
