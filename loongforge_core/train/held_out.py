@@ -4,7 +4,8 @@
                  checkpoints/best.json      which step was the best; its checkpoint is there, and is kept
 
 A resumed run cuts off what is later than its checkpoint, as it does with metrics; an evaluation that the stopped one did not come to, right
-behind its checkpoint, is made first. So the file is that of a run that was never stopped, and what is the best follows from it.
+behind its checkpoint, is made first. So the file is that of a run that was never stopped, and what is the best follows from it: from the
+evaluations on the file as it is now, by whose digest each is marked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,17 @@ class HeldOut:
             return None
         return cls(composition, maker, open_questions(Path(run.data.eval_path), composition.modalities))
 
+    @property
+    def digest(self) -> str:
+        """Of the held-out file."""
+        return self.questions.files[0].digest
+
+    def take_up(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """What was found before the run was resumed; how many of these evaluations were on another file, and are none to compare with."""
+        found = list(rows)
+        self.rows += [row for row in found if row.get("file_sha256", self.digest) == self.digest]
+        return len(found) - len(self.rows)
+
     def is_due(self, step: int) -> bool:
         """After the step of this number; not where it was done already."""
         train = self.composition.run.train
@@ -93,6 +105,7 @@ class HeldOut:
             "exact_match": predictions and sum(one.is_correct for one in predictions) / len(predictions),
             "exact_match_by_kind": predictions and {kind: found["exact_match"] for kind, found in exact_match(predictions).items()},
             "samples": len(self.questions),
+            "file_sha256": self.digest,
             "seconds": round(time.perf_counter() - start, 3),
         }
         self.rows.append(row)

@@ -70,7 +70,9 @@ def tidy(run: Run) -> None:
 def catch_up(run: Run, step: int, metrics: Metrics | None) -> None:
     """What was found before, and the evaluation after `step`, which the run has a checkpoint of, where it was stopped before that one."""
     if run.held_out:
-        run.held_out.rows += agreed(lambda: read_lines(run.output_dir / EVALUATIONS_FILE))
+        if others := run.held_out.take_up(agreed(lambda: read_lines(run.output_dir / EVALUATIONS_FILE))):
+            said = f"{others} earlier evaluations were on another file, so that the best is looked for among those from now on"
+            run.progress.say(f"data.eval_path has changed: {said}")
         if run.held_out.is_due(step):
             evaluate(run, step, metrics)
 

@@ -124,6 +124,21 @@ def test_an_evaluation_that_a_stopped_run_did_not_come_to_is_made_first(
     assert best_checkpoint(Path(composition.run.output_dir)).name == best_checkpoint(Path(whole.run.output_dir)).name
 
 
+def test_another_held_out_file_is_another_competition(compose: Compose, registry: Registry, questions: Path) -> None:
+    """And an evaluation on it is made behind the checkpoint that there is."""
+    more = ("evaluation.best_by=loss", "train.save_interval=3")
+    composition = compose(*settings(questions, *more))
+    train(composition, registry, progress=quiet())
+    first = lines_of(composition, "evaluations.jsonl")
+    questions.write_text("".join(questions.read_text().splitlines(keepends=True)[:4]))
+    train(composition, registry, progress=(progress := quiet()))
+    said = progress.stream.getvalue()  # type: ignore[attr-defined]
+    assert "data.eval_path has changed: 3 earlier evaluations were on another file" in said
+    *before, last = lines_of(composition, "evaluations.jsonl")
+    assert before == first and (last["step"], last["samples"]) == (8, 4)
+    assert json.loads((Path(composition.run.output_dir) / "checkpoints" / "best.json").read_text())["loss"] == last["loss"]
+
+
 def test_which_is_the_best() -> None:
     rows = [
         {"step": step, "loss": loss, "exact_match": match}
