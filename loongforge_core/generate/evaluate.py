@@ -25,6 +25,7 @@ __all__ = [
     "exact_match",
     "open_questions",
     "replace_text",
+    "rounds",
     "write_evaluation",
 ]
 
@@ -73,21 +74,28 @@ def answer_questions(
     *,
     batch_size: int,
     progress: Callable[[int], object] = lambda count: None,
+    between: Callable[[], None] = lambda: None,
 ) -> list[Prediction]:
     """A prediction for each conversation, in their order, on every rank. Data-parallel replicas of the model share them; not where they
     share experts, for which each would wait at every token until the others come to one.
 
-    `progress` is told how many were answered since it was last told, by this replica and, about, by the others.
+    `progress` is told how many were answered since it was last told, by this replica and, about, by the others. `between` is called before
+    each batch, on every rank as often, and may end it all by raising.
     """
     replicas = groups_of(decoder.model).dp
     rank, size = place_among_replicas(decoder.model)
     share = range(rank, len(conversations), size)
     ours: list[Prediction] = []
-    for window in batches(share, batch_size * WINDOW):
+    for start, most in rounds(len(conversations), size, batch_size * WINDOW):
+        window = share[start : start + most]
         part = [conversations[index] for index in window]
         prompts = [decoder.maker.prompt(conversation.prompt()) for conversation in part]
         answers: dict[int, str] = {}
-        for rows in batches(sorted(range(len(part)), key=lambda row: len(prompts[row])), batch_size):
+        by_length = sorted(range(len(part)), key=lambda row: len(prompts[row]))
+        for first in range(0, most, batch_size):
+            between()
+            if not (rows := by_length[first : first + batch_size]):  # another replica has one more
+                continue
             answers.update(zip(rows, decoder.answer_prompts([prompts[row] for row in rows]), strict=True))
             progress(len(rows) * size)
         ours += [prediction(conversation, answers[row]) for row, conversation in enumerate(part)]
@@ -131,8 +139,10 @@ def as_line(one: Prediction) -> dict[str, Any]:
     return {**asdict(one), "items": items, "is_correct": one.is_correct}
 
 
-def batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+def rounds(number: int, replicas: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where each round begins in the shares of so many replicas, and how many of the `number` samples a replica has in it at most."""
+    most = -(-number // replicas)
+    return ((start, min(size, most - start)) for start in range(0, most, size))
 
 
 def replace_text(path: Path, text: str) -> None:

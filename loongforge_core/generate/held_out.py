@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -11,6 +11,7 @@ from torch import Tensor, distributed
 from loongforge_core.data.collate import collate
 from loongforge_core.data.conversations import Conversation, ConversationFiles
 from loongforge_core.data.sample import SampleMaker
+from loongforge_core.generate.evaluate import rounds
 from loongforge_core.generate.greedy import device_of, groups_of, place_among_replicas
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.combination import OmniCombinationModel
@@ -22,21 +23,34 @@ BATCHES_TOGETHER = 16
 
 
 def held_out_loss(
-    maker: SampleMaker, model: OmniCombinationModel, conversations: ConversationFiles | Sequence[Conversation], *, batch_size: int
+    maker: SampleMaker,
+    model: OmniCombinationModel,
+    conversations: ConversationFiles | Sequence[Conversation],
+    *,
+    batch_size: int,
+    between: Callable[[], None] = lambda: None,
 ) -> float:
     """Mean over the target tokens of all conversations, on every rank, which all call it; data-parallel replicas share them.
 
-    Nothing is distorted, and dropout is off. The model is left as it was.
+    Nothing is distorted, and dropout is off. The model is left as it was. `between` is called now and then, on every rank as often, and may
+    end it by raising.
     """
     groups, (rank, size) = groups_of(model), place_among_replicas(model)
+    share = range(rank, len(conversations), size)
     total = torch.zeros(2, dtype=torch.float64, device=device_of(model))
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        for batches in several(batches_of(maker, conversations, range(rank, len(conversations), size), batch_size)):
-            for report in reports(model, batches):
-                total += report
-    model.train(was_training)
+    try:
+        with torch.no_grad():
+            for start, most in rounds(len(conversations), size, batch_size * BATCHES_TOGETHER):
+                between()
+                if batches := batches_of(
+                    maker, conversations, share[start : start + most], batch_size
+                ):  # another replica may have one more
+                    for report in reports(model, batches):
+                        total += report
+    finally:
+        model.train(was_training)
     if groups.tp.rank() or (size == 1 and groups.dp.rank()):  # who has the same as another
         total.zero_()
     distributed.all_reduce(total)
@@ -46,21 +60,9 @@ def held_out_loss(
 
 def batches_of(
     maker: SampleMaker, conversations: ConversationFiles | Sequence[Conversation], numbers: Sequence[int], size: int
-) -> Iterator[Batch]:
-    for start in range(0, len(numbers), size):
-        yield collate([maker.sample(conversations[number]) for number in numbers[start : start + size]])
-
-
-def several(batches: Iterator[Batch]) -> Iterator[list[Batch]]:
-    """All of them, so many at once."""
-    together: list[Batch] = []
-    for batch in batches:
-        together.append(batch)
-        if len(together) == BATCHES_TOGETHER:
-            yield together
-            together = []
-    if together:
-        yield together
+) -> list[Batch]:
+    parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    return [collate([maker.sample(conversations[number]) for number in part]) for part in parts]
 
 
 def reports(model: OmniCombinationModel, batches: Sequence[Batch]) -> list[Tensor]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,16 +89,16 @@ class HeldOut:
     def best(self) -> Mapping[str, Any] | None:
         return best_of(self.rows, self.composition.run.evaluation)
 
-    def evaluate(self, step: int, trainer: Trainer) -> Evaluation:
-        """All ranks call it. Training goes on after it as if it had not been."""
+    def evaluate(self, step: int, trainer: Trainer, *, between: Callable[[], None] = lambda: None) -> Evaluation:
+        """All ranks call it. Training goes on after it as if it had not been. `between`, called now and then, may end it by raising."""
         start, settings = time.perf_counter(), self.composition.run.evaluation
         (model,) = trainer.models
         trainer.gather_weights()  # ranks do not make the same passes
-        loss = held_out_loss(self.maker, model, self.questions, batch_size=self.composition.run.train.micro_batch_size)
+        loss = held_out_loss(self.maker, model, self.questions, batch_size=self.composition.run.train.micro_batch_size, between=between)
         predictions = None
         if settings.best_by == "exact_match":
             decoder = GreedyDecoder(self.maker, model, settings.max_new_tokens)
-            predictions = answer_questions(decoder, self.questions, batch_size=settings.batch_size)
+            predictions = answer_questions(decoder, self.questions, batch_size=settings.batch_size, between=between)
         row = {
             "step": step,
             "loss": loss if math.isfinite(loss) else None,

@@ -113,7 +113,7 @@ def steps(run: Run, *, first_step: int) -> tuple[int, StepResult, signal.Signals
             if ended_by:
                 break
             if run.held_out and run.held_out.is_due(step):
-                evaluate(run, step, metrics)
+                evaluate(run, step, metrics, notice)
                 if ended_by := notice.agree():  # while it was evaluated
                     save_once(run, step, metrics)
                     break

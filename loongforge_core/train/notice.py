@@ -7,8 +7,8 @@ same command goes on from there.
 
 It is enough that one rank gets it, and the ranks may get it in different steps: after each step, all agree. They do so on their CPUs, in a
 group of their own: no rank waits for its accelerator, which still has the optimizer's work to do then. While a checkpoint is saved a notice
-is taken too, and the run ends behind it. Before the first step and after the last checkpoint there is nothing to be saved: there, the
-signals do what they do to any program.
+is taken too, and the run ends behind it. An evaluation is broken off between two batches, and made again when the run goes on. Before the
+first step and after the last checkpoint there is nothing to be saved: there, the signals do what they do to any program.
 
 Launchers often say it twice, to the process and to its group. What comes within `AGAIN_S` of a signal's first time is the same notice; from
 then on, the same signal ends the process at once. So does Ctrl-C (SIGINT) at any time. torchrun hands on SIGTERM, not SIGUSR1, and
@@ -31,7 +31,11 @@ from torch import distributed
 
 from loongforge_core.parallel.forked import AGAIN_S, NOTICES
 
-__all__ = ["Notice", "noticing"]
+__all__ = ["Notice", "Noticed", "noticing"]
+
+
+class Noticed(Exception):
+    """There is a notice, on which all ranks agree."""
 
 
 class Notice:
@@ -60,6 +64,11 @@ class Notice:
             number = int(most)
         self.agreed = signal.Signals(number) if number else None
         return self.agreed
+
+    def require_none(self) -> None:
+        """Raises Noticed where the run is to end. All ranks call it at the same place."""
+        if self.agree():
+            raise Noticed
 
 
 @contextlib.contextmanager

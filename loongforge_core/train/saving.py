@@ -14,6 +14,7 @@ from loongforge_core.train.checkpoint import checkpoints, newest_checkpoint, rem
 from loongforge_core.train.disk import writing
 from loongforge_core.train.held_out import write_best
 from loongforge_core.train.metrics import EVALUATIONS_FILE, METRICS_FILE, Metrics, read_lines
+from loongforge_core.train.notice import Notice, Noticed
 from loongforge_core.train.prepare import Run
 
 __all__ = ["catch_up", "evaluate", "metrics_of", "recording", "save", "save_once"]
@@ -77,11 +78,17 @@ def catch_up(run: Run, step: int, metrics: Metrics | None) -> None:
             evaluate(run, step, metrics)
 
 
-def evaluate(run: Run, step: int, metrics: Metrics | None) -> None:
-    """The weights after `step` on the held-out file. The best so far get a checkpoint where they have none."""
+def evaluate(run: Run, step: int, metrics: Metrics | None, notice: Notice | None = None) -> None:
+    """The weights after `step` on the held-out file. The best so far get a checkpoint where they have none.
+
+    A notice that the run is to end breaks it off; it is made when the run goes on, if there is a checkpoint of that step.
+    """
     assert run.held_out
     run.progress.doing("evaluating")
-    found = run.held_out.evaluate(step, run.trainer)
+    try:
+        found = run.held_out.evaluate(step, run.trainer, between=notice.require_none if notice else lambda: None)
+    except Noticed:
+        return
     run.predictions = found.predictions if step == run.composition.run.train.steps else None
     if metrics:
         with recording(run):
