@@ -1,7 +1,7 @@
 """One training step: Megatron's schedule over the micro-batches, then its optimizer.
 
-A step whose loss or gradient is not finite is not taken: weights, moments and the routers' biases stay as they are. It counts as a step all
-the same, so that what step k sees, and its learning rate, follow from k.
+A step whose loss or gradient is not finite, or that has no target token, is not taken: weights, moments and the routers' biases stay as they
+are. It counts as a step all the same, so that what step k sees, and its learning rate, follow from k.
 
 Shapes: b rows, s tokens, n samples of this rank, c contents (see content.py).
 """
@@ -73,14 +73,13 @@ class Trainer:
         reports = self.forward_backward(batches)
         self.optimizer.prepare_grads()
         sums = self.sums(reports, batches)
-        not_finite = None
-        if sums.tokens:
-            if wrong := sums.not_finite:
-                not_finite = self.why_not(wrong, reports, batches)
-                for bias, value in zip(biases, before, strict=True):  # Megatron moves them with the gradients
-                    bias.copy_(value)
-            else:
-                move_weights(self.optimizer, grad_norm=sums.grad_norm, clip_grad=self.composition.run.train.clip_grad)
+        wrong = sums.not_finite if sums.tokens else None
+        if sums.tokens and not wrong:
+            move_weights(self.optimizer, grad_norm=sums.grad_norm, clip_grad=self.composition.run.train.clip_grad)
+        else:
+            for bias, value in zip(biases, before, strict=True):  # Megatron moves them with the gradients
+                bias.copy_(value)
+        not_finite = self.why_not(wrong, reports, batches) if wrong else None
         learning_rate = self.scheduler.get_lr({})
         self.scheduler.step(1)
         samples = sum(batch.num_samples for batch in batches) * self.groups.dp.size()

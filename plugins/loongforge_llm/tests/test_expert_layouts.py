@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,18 +135,24 @@ def test_ranks_share_experts_and_the_bias_that_balances_them() -> None:
     check_layouts(language_model(DEEPSEEK_V3), [EXPERTS, TWO_COPIES], STEPS)
 
 
-def biases_after_a_step(composition: Composition) -> dict[str, list[float]]:
+def biases_after_a_step(composition: Composition, batches: Sequence[Batch]) -> dict[str, list[float]]:
     trainer = trainer_in(composition, Layout())
-    trainer.step(STEPS[0])
+    trainer.step(batches)
     return {name: buffer.tolist() for name, buffer in trainer.models[0].named_buffers() if name.endswith("expert_bias")}
 
 
 def test_a_frozen_router_keeps_its_bias() -> None:
     """As the one of the prediction layer does, which does not run."""
     frozen = language_model({**DEEPSEEK_V3, "freeze": ["decoder.layers.1.mlp.router.*"]})
-    (biases,) = run_ranks(biases_after_a_step, 1, frozen)
+    (biases,) = run_ranks(biases_after_a_step, 1, frozen, STEPS[0])
     moved = {name for name, bias in biases.items() if any(bias)}
     assert len(biases) == 3 and moved == {"foundation.decoder.layers.2.mlp.router.expert_bias"}
+
+
+def test_a_step_without_targets_moves_no_bias() -> None:
+    untargeted = [replace(batch, loss_mask_bs=torch.zeros_like(batch.loss_mask_bs)) for batch in STEPS[0]]
+    (biases,) = run_ranks(biases_after_a_step, 1, language_model(DEEPSEEK_V3), untargeted)
+    assert len(biases) == 3 and not any(map(any, biases.values()))
 
 
 @pytest.mark.parametrize(
