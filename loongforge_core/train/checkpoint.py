@@ -249,7 +249,7 @@ def load_model(folder: Path, models: Sequence[OmniCombinationModel], composition
 
 
 def load(folder: Path, record: Record, state: dict[str, Any], strict: StrictHandling) -> dict[str, Any]:
-    verify(folder, record.files, besides=RECORD_FILE, instead=partial(instead_of, folder))
+    verify(folder, record.files, instead=partial(instead_of, folder))
     if not (folder / COMMON_FILE).exists() and not reads_common_state_of_0_19():
         raise CheckpointError(
             f"{folder} was written by Megatron-Core {record.megatron_core}; the installed {megatron_version} cannot read "
@@ -266,7 +266,7 @@ def instead_of(folder: Path) -> str:
     others = [other for other in checkpoints(folder.parent.parent).values() if other.parent == folder.parent and other != folder]
     if not others:
         return "the run has no other checkpoint, so it must be copied anew, or made anew"
-    return f"the newest other checkpoint of the run is {others[-1]}: name that one, or move this one away"
+    return f"the newest other checkpoint of the run is {others[-1]}: name that one, or move this one away to go on from it"
 
 
 def reads_common_state_of_0_19() -> bool:

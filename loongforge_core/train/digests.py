@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import distributed
@@ -22,6 +24,10 @@ __all__ = ["Digest", "digests_of", "verify"]
 
 OF_ONE_RANK = re.compile(r"__(\d+)_\d+\.distcp")
 """What Megatron's ranks write by themselves, by number; everything else is rank 0's."""
+READ_IF_THERE = re.compile(r".*\.distcp|.*\.pt|metadata\.json|\.metadata")
+"""What Megatron and torch would read of a checkpoint. What else somebody puts beside it, such as notes, nobody reads."""
+READERS = 4
+"""Threads of a rank, each at a file of its own: one reads no more than a gigabyte or two a second."""
 SHOWN = 3
 """Files that are named in a message."""
 SHOWN_DIGITS = 12
@@ -63,7 +69,9 @@ def digests_of(folder: Path) -> dict[str, Digest]:
     own: dict[str, Digest] = {}
     why = ""
     try:
-        own = {name: digest_of(folder / name) for name in names_in(folder) if writer_of(name) == distributed.get_rank()}
+        names = [name for name in names_in(folder) if writer_of(name) == distributed.get_rank()]
+        with ThreadPoolExecutor(READERS) as readers:
+            own = dict(zip(names, readers.map(digest_of, (folder / name for name in names)), strict=True))
     except OSError as error:
         why = error.strerror or str(error)
     found = [(own, why)] * distributed.get_world_size()
@@ -80,19 +88,20 @@ def writer_of(name: str) -> int:
 # ---- loading
 
 
-def verify(folder: Path, files: Mapping[str, Digest], *, besides: str, instead: Callable[[], str]) -> None:
-    """Raises CheckpointError, on all ranks, where `folder` holds anything else than `files`, which ranks read between them, and `besides`.
+def verify(folder: Path, files: Mapping[str, Digest], *, instead: Callable[[], str]) -> None:
+    """Raises CheckpointError, on all ranks, where what is read of `folder` is anything else than `files`, which ranks read between them.
 
     `instead` is what to say of other checkpoints. Without `files` nothing is read: so it is of a checkpoint that was written before
     there were digests.
     """
     if not files:
         return
-    rank, there = distributed.get_rank(), names_in(folder)
-    largest_first = sorted(files, key=lambda name: (-files[name].length, name))
-    own = list(damage(folder, {name: files[name] for name in largest_first[rank :: distributed.get_world_size()]}))
+    rank, largest_first = distributed.get_rank(), sorted(files, key=lambda name: (-files[name].length, name))
+    with ThreadPoolExecutor(READERS) as readers:
+        own = [text for text in readers.map(partial(damage, folder, files), largest_first[rank :: distributed.get_world_size()]) if text]
     if rank == 0:
-        own += [f"{name} was not written with it: remove it" for name in sorted(there - files.keys() - {besides})]
+        others = sorted(name for name in names_in(folder) - files.keys() if READ_IF_THERE.fullmatch(name))
+        own += [f"{name} was not written with it: remove it" for name in others]
     found = [own] * distributed.get_world_size()
     distributed.all_gather_object(found, own)
     if said := [text for texts in found for text in texts]:
@@ -100,16 +109,17 @@ def verify(folder: Path, files: Mapping[str, Digest], *, besides: str, instead: 
         raise CheckpointError(f"{folder} is not as it was written: {', '.join(said[:SHOWN])}{more}; {instead()}")
 
 
-def damage(folder: Path, files: Mapping[str, Digest]) -> Iterator[str]:
-    """What is wrong with each of these files that is not as it was."""
-    for name, expected in files.items():
-        path = folder / name
-        try:
-            if not path.is_file():
-                yield f"{name} is missing"
-            elif (length := path.stat().st_size) != expected.length:
-                yield f"{name} has {length} bytes, expected {expected.length}"
-            elif (found := digest_of(path).sha256) != expected.sha256:
-                yield f"{name} has SHA-256 {found[:SHOWN_DIGITS]}..., expected {expected.sha256[:SHOWN_DIGITS]}..."
-        except OSError as error:
-            yield f"{name} cannot be read: {error.strerror or error}"
+def damage(folder: Path, files: Mapping[str, Digest], name: str) -> str:
+    """What is wrong with one of `files`; nothing where it is as it was."""
+    path, expected = folder / name, files[name]
+    try:
+        if not path.is_file():
+            return f"{name} is missing"
+        if (length := path.stat().st_size) != expected.length:
+            return f"{name} has {length} bytes, expected {expected.length}"
+        found = digest_of(path).sha256
+    except OSError as error:
+        return f"{name} cannot be read: {error.strerror or error}"
+    if found == expected.sha256:
+        return ""
+    return f"{name} has SHA-256 {found[:SHOWN_DIGITS]}..., expected {expected.sha256[:SHOWN_DIGITS]}..."

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: which model it is of, and which settings its numbers depend on."""
+"""What a checkpoint says of itself: which model it is of, which settings its numbers depend on, and the digests of its files."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def read_record(folder: Path) -> Record:
     try:
         tree = json.loads((folder / RECORD_FILE).read_text())
         if (found := tree["format"]) != FORMAT:
-            raise CheckpointError(f"{folder} is a checkpoint of format {found}; this version of loongforge_core reads {FORMAT}")
+            raise CheckpointError(f"{folder / RECORD_FILE} is of format {found}; this version of loongforge_core reads {FORMAT}")
         own_digest = tree.pop(OWN_DIGEST, None)
         if own_digest != tree_digest(tree) and (own_digest is not None or "files" in tree):
             raise CheckpointError(f"{folder / RECORD_FILE} is not as it was written: what it says has another SHA-256 than it should have")

@@ -1,7 +1,7 @@
 """One training step: Megatron's schedule over the micro-batches, then its optimizer.
 
-A step whose loss or gradient is not finite, or that has no target token, is not taken: weights, moments and the routers' biases stay as they
-are. It counts as a step all the same, so that what step k sees, and its learning rate, follow from k.
+A step whose loss or gradient is not finite, or that has no target token, is not taken: weights, moments and the routers' biases stay as
+they are. It counts as a step all the same, so that what step k sees, and its learning rate, follow from k.
 
 Shapes: b rows, s tokens, n samples of this rank, c contents (see content.py).
 """

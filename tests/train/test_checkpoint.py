@@ -244,8 +244,14 @@ def test_the_newest_is_found_from_anywhere_in_a_run(saved: Saved, tmp_path: Path
         find_checkpoint(tmp_path)
 
 
+def without_digests(folder: Path) -> None:
+    """As an earlier release wrote it, or whoever means harm: what follows is seen by Megatron, and by what guards it."""
+    (folder / RECORD_FILE).write_text(replace(read_record(folder), files={}).to_json())
+
+
 @pytest.mark.parametrize("damage", ["no record", "broken record", "later format", "missing file", "truncated file"])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(saved: Saved, registry: Registry, damage: str) -> None:
+    without_digests(saved.folder)
     described = saved.folder / RECORD_FILE
     (largest,) = sorted(saved.folder.glob("*.distcp"), key=lambda path: path.stat().st_size)[-1:]
     if damage == "no record":
@@ -264,6 +270,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(saved: Saved, registry: 
 
 def test_a_checkpoint_of_a_later_megatron_says_what_to_install(saved: Saved, registry: Registry) -> None:
     """Megatron-Core 0.19 writes no common.pt and reads both forms; 0.16 reads its own only."""
+    without_digests(saved.folder)
     if (saved.folder / "common.pt").exists():
         (saved.folder / "common.pt").unlink()
         with pytest.raises(CheckpointError, match=r"install megatron-core>=0\.19"):
@@ -286,6 +293,7 @@ class Payload:
 @pytest.mark.parametrize("where", [".metadata", "common.pt", "an entry"])
 def test_code_in_a_checkpoint_is_refused(saved: Saved, registry: Registry, tmp_path: Path, where: str) -> None:
     mark = tmp_path / "executed"
+    without_digests(saved.folder)
     if where == ".metadata":
         (saved.folder / where).write_bytes(pickle.dumps(Payload(mark)))
     elif where == "common.pt":
