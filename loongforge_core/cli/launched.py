@@ -12,6 +12,8 @@ __all__ = ["Place", "launched"]
 
 FIRST_PORT, NUM_PORTS = 20_000, 12_000
 """Below those that Linux gives away itself, from 32768."""
+PORTS_OF_A_JOB = 100
+"""So that jobs that follow one another have none in common."""
 DEFAULT_PORT = 29_500
 """As torch has it."""
 
@@ -87,10 +89,10 @@ def first_host(nodes: str) -> str:
 
 
 def port_of(environment: Mapping[str, str]) -> int:
-    """The same for all tasks of a step, and another one for a job or a step beside it."""
-    job = environment.get("SLURM_JOB_ID", "0")
-    step = environment.get("SLURM_STEP_ID", "0")
-    return FIRST_PORT + sum(int(text) for text in (job, step) if text.isdecimal()) % NUM_PORTS
+    """The same for all tasks of a step, and another one for a job or a step beside it, which may share the node."""
+    texts = (environment.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    job, step = (int(text) if text.isdecimal() else 0 for text in texts)
+    return FIRST_PORT + (job * PORTS_OF_A_JOB + step) % NUM_PORTS
 
 
 def number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -32,7 +32,8 @@ def test_srun() -> None:
     assert (found.rank, found.world_size, found.local_rank, found.address) == (5, 8, 1, "gpu07")
     assert found.port == place({**SRUN, "SLURM_PROCID": "0"}).port
     assert 20_000 <= found.port < 32_000
-    assert len({found.port, place({**SRUN, "SLURM_STEP_ID": "1"}).port, place({**SRUN, "SLURM_JOB_ID": "123457"}).port}) >= 2
+    beside = [{**SRUN, "SLURM_JOB_ID": str(123456 + job), "SLURM_STEP_ID": str(step)} for job in range(100) for step in range(100)]
+    assert len({place(environment).port for environment in beside}) == len(beside)
 
 
 def test_an_address_that_is_there_already_wins() -> None:
