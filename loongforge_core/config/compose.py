@@ -107,7 +107,8 @@ def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Com
             for default in defaults:
                 if default.config_path in reading.documents:
                     group, _, option = default.config_path.rpartition("/")
-                    provenance.add_package(default.package or "", writer_of_default(group, option, reading.documents))
+                    writer = writer_of_default(group, option, reading.documents) or (COMMAND_LINE if reading.is_overridden else "")
+                    provenance.add_package(default.package or "", writer)
                     provenance.add_document(reading.documents[default.config_path], default.package or "")
             for override in values:
                 provenance.add_override(override.key_or_group, override.value())

@@ -1,95 +1,19 @@
-"""A tree of plain data becomes a composition, or every error in it is said at once, with what was given, expected and nearest."""
+"""Every error in a tree is said at once, each in its place, with what was given, expected and nearest."""
 
 from __future__ import annotations
 
-import copy
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_plugin.config import BrainConfig, BridgeConfig, EarConfig, EyeConfig
+from toy_plugin.config import EarConfig, EyeConfig
+from trees import changed, issue, issues
 
 from loongforge_core.component import ComponentSpec
 from loongforge_core.config.check import composition_from, load_composition, missing_backends
-from loongforge_core.config.composition import Composition
 from loongforge_core.errors import ConfigError
 from loongforge_core.registry.registry import Registry
-
-TREE: dict[str, Any] = {
-    "model": {
-        "image_encoder": {"type": "eye"},
-        "image_projector": {"type": "bridge"},
-        "foundation": {"type": "brain", "num_layers": 2, "hidden_size": 16},
-    }
-}
-
-
-def changed(**changes: Any) -> dict[str, Any]:
-    """TREE with values put at dotted keys (written with `__`); None takes a key out."""
-    tree = copy.deepcopy(TREE)
-    for key, value in changes.items():
-        *above, last = key.split("__")
-        here = tree
-        for part in above:
-            here = here.setdefault(part, {})
-        if value is None:
-            del here[last]
-        else:
-            here[last] = value
-    return tree
-
-
-def issues(registry: Registry, tree: dict[str, Any], world_size: int | None = 1) -> dict[str, str]:
-    with pytest.raises(ConfigError) as caught:
-        composition_from(tree, registry, world_size=world_size)
-    found = {issue.key: issue.message for issue in caught.value.issues}
-    assert len(found) == len(caught.value.issues), "two messages about one key"
-    return found
-
-
-def issue(registry: Registry, world_size: int | None = 1, **changes: Any) -> tuple[str, str]:
-    ((key, message),) = issues(registry, changed(**changes), world_size).items()
-    return key, message
-
-
-# ------------------------------------------------------------------------------------------------------------- what is right
-
-
-def test_widths_are_inferred_from_the_neighbours(registry: Registry) -> None:
-    composition = composition_from(TREE, registry)
-    assert list(composition.slots) == ["image_encoder", "image_projector", "foundation"]
-    assert composition.projector("image") == BridgeConfig(input_size=8, hidden_size=16)
-    assert composition.foundation == BrainConfig(num_layers=2, hidden_size=16)
-    assert composition.tokens_per_item("image") == 4
-    assert composition.recipe.name == "default"
-    assert composition.run.parallel.encoders["image_encoder"].layout == "replicate"
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        {"foundation": {"type": "brain", "num_layers": 2, "hidden_size": 16}},
-        {"image_encoder": {"type": "eye"}},
-        {"image_encoder": {"type": "eye"}, "image_projector": {"type": "bridge", "hidden_size": 5}},
-        {"image_encoder": {"type": "eye", "width": 16}, "foundation": {"type": "brain", "num_layers": 2, "hidden_size": 16}},
-    ],
-    ids=["language model", "features", "projected features", "encoder as wide as the language model"],
-)
-def test_parts_of_a_model_are_compositions(registry: Registry, model: dict[str, Any]) -> None:
-    assert set(composition_from({"model": model}, registry).slots) == set(model)
-
-
-def test_one_encoder_may_serve_several_modalities(registry: Registry) -> None:
-    tree = changed(model__video_encoder={"type": "eye", "width": 4}, model__video_projector={"type": "bridge"})
-    assert composition_from(tree, registry).modalities == ("image", "video")
-
-
-def test_one_encoder_for_two_modalities(registry: Registry) -> None:
-    composition = composition_from(changed(model__image_encoder__also_encodes=["video"], data__augment={"video": {"radius": 2}}), registry)
-    assert composition.modalities == ("image", "video") and composition.encoder_of("video").name == "image_encoder"
-    assert composition.item_grid("video", (6, 4)) == composition.item_grid("image", (6, 4)) == (3, 2)
 
 
 def test_an_encoder_that_cannot_take_its_own_size_is_a_message(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,52 +32,6 @@ def test_a_modality_is_encoded_once(registry: Registry) -> None:
         "model.image_encoder.also_encodes",
         "video is encoded by video_encoder already; leave it out here, or take video_encoder out",
     )
-
-
-def test_a_slots_own_keys_are_no_part_of_its_config(registry: Registry, tmp_path: Path) -> None:
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).touch()
-    own = {"pretrained": str(tmp_path), "freeze": ["a*"], "lr": 1e-3, "weight_decay": 0.0, "backend": "torch", "also_encodes": ["video"]}
-    slot = composition_from(changed(model__image_encoder={"type": "eye", **own}), registry).slots["image_encoder"]
-    assert slot.settings.model_dump() == {"type": "eye", **own}
-
-
-def test_a_recipe_takes_the_other_keys_of_model(registry: Registry) -> None:
-    composition = composition_from(changed(model__model_type="story", model__ending="sad"), registry)
-    assert composition.recipe_config.model_dump() == {"ending": "sad", "axes": 1}
-
-
-def test_the_resolved_tree_loads_again_to_an_equal_composition(registry: Registry, tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").touch()
-    (tmp_path / "tokenizer.json").touch()
-    tree = changed(
-        model__model_type="story",
-        model__image_encoder={"type": "eye", "image_size": [8, 4], "freeze": True},
-        model__foundation__rope={"base": 5.0},
-        parallel__image_encoder={"layout": "replicate"},
-        data={"path": [str(tmp_path / "train.jsonl")], "augment": {"image": {"radius": 1}}},
-        train={"lr": 1},
-        tokenizer=str(tmp_path),
-    )
-    composition = composition_from(tree, registry, name="again")
-    again = composition_from(composition.resolved, registry, name="again")
-    assert again == composition
-    assert composition.resolved["model"]["image_projector"]["input_size"] == 8
-    assert composition.run.data.augment == {"image": {"radius": 1.0, "share": 1.0}}
-    written = tmp_path / "again.yaml"
-    import yaml
-
-    written.write_text(yaml.safe_dump(dict(composition.resolved)))
-    assert load_composition(str(written), registry=registry) == composition
-
-
-def test_data_that_a_plugin_will_write_need_not_be_there(registry: Registry) -> None:
-    data = {"prepare": "pictures", "path": "nowhere/train.jsonl", "eval_path": "nowhere/test.jsonl"}
-    assert composition_from(changed(data=data), registry).run.data.path == "nowhere/train.jsonl"
-    assert set(issues(registry, changed(data={**data, "eval_path": "elsewhere/test.jsonl"}))) == {"data.eval_path"}
-
-
-# ------------------------------------------------------------------------------------------------------------- what is wrong
 
 
 @pytest.mark.parametrize(
@@ -280,6 +158,9 @@ def test_checkpoints_that_are_kept_for_ever_must_be_saved_and_others_deleted(
     registry: Registry, train: dict[str, int], message: str
 ) -> None:
     assert issue(registry, train={**train, "save_retain_interval": 250}) == ("train.save_retain_interval", message)
+
+
+def test_every_fifth_checkpoint_may_be_kept_for_ever(registry: Registry) -> None:
     composition_from(changed(train={"save_interval": 50, "keep_checkpoints": 2, "save_retain_interval": 250}), registry)
 
 
@@ -310,37 +191,6 @@ def test_position_ids_that_the_language_model_does_not_take(registry: Registry) 
 def test_distorting_with_a_processor_that_distorts_nothing_is_refused(registry: Registry) -> None:
     tree = {"model": {"audio_encoder": {"type": "ear"}}, "data": {"augment": {"audio": {}}}}
     assert "distorts nothing" in issues(registry, tree)["data.augment.audio"]
-
-
-def test_missing_files_are_named_with_the_nearest(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.jsonl").touch()
-    (tmp_path / "words").mkdir()
-    tree = changed(
-        tokenizer="word",
-        data={"path": ["train.jsonl", "trian.jsonl"], "eval_path": "words"},
-        model__foundation__pretrained="no/such/folder",
-    )
-    found = issues(registry, tree)
-    assert found["tokenizer"] == f"missing folder 'word' in {tmp_path}; did you mean 'words'?"
-    assert found["data.path"] == f"missing file 'trian.jsonl' in {tmp_path}; did you mean 'train.jsonl'?"
-    assert found["data.eval_path"] == "missing file 'words': it is there, but it is no file"
-    assert found["model.foundation.pretrained"] == f"missing folder 'no/such/folder': there is no folder {tmp_path / 'no/such'}"
-
-
-def test_a_path_meant_from_the_files_folder_is_recognised(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "here").mkdir()
-    (tmp_path / "there" / "words").mkdir()
-    config = tmp_path / "there" / "my.yaml"
-    config.write_text("model: {image_encoder: {type: eye}}\ntokenizer: words\n")
-    monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(ConfigError, match=f"{config}:2: tokenizer: missing folder 'words' .*did you mean '{tmp_path / 'there' / 'words'}'"):
-        load_composition(str(config), registry=registry)
-
-
-def test_package_urls_name_installed_plugins_only(registry: Registry) -> None:
-    assert "no installed plugin's package" in issue(registry, tokenizer="pkg://json/words")[1]
 
 
 def test_everything_wrong_is_said_at_once(registry: Registry) -> None:
@@ -402,47 +252,6 @@ def test_a_selected_component_that_is_broken_is_the_cause(registry: Registry) ->
     with pytest.raises(ConfigError, match="could not be imported: ModuleNotFoundError") as caught:
         composition_from(changed(model__image_encoder__type="glass_eye"), registry)
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
-
-
-def test_the_composition_of_a_name_and_of_a_file_are_named(registry: Registry, tmp_path: Path) -> None:
-    config = tmp_path / "mine.yaml"
-    config.write_text("defaults: [family1.5/complete_v1.5]\n")
-    named: Composition = load_composition("family1.5/complete_v1.5", registry=registry)
-    own: Composition = load_composition(str(config), registry=registry)
-    assert (named.name, own.name) == ("family1.5/complete_v1.5", "mine")
-    assert named.resolved == own.resolved
-
-
-# --------------------------------------------------------------------------------------------- what would fail in the run only
-
-
-@pytest.mark.parametrize("given", ["taken", "taken/below"])
-def test_an_output_dir_that_cannot_be_a_folder(registry: Registry, tmp_path: Path, given: str) -> None:
-    (tmp_path / "taken").touch()
-    key, message = issue(registry, output_dir=str(tmp_path / given))
-    assert key == "output_dir"
-    assert f"{tmp_path / 'taken'} is a file" in message
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_output_dir_that_cannot_be_written_to(registry: Registry, tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").touch()
-    (tmp_path / "locked").mkdir(mode=0o555)
-    key, message = issue(registry, output_dir=str(tmp_path / "locked/run"), data={"path": str(tmp_path / "train.jsonl")})
-    assert key == "output_dir"
-    assert "cannot be written to" in message
-
-
-def test_a_folder_without_what_it_is_named_for(registry: Registry, tmp_path: Path) -> None:
-    tree = changed(tokenizer=str(tmp_path), model__foundation__pretrained=str(tmp_path))
-    found = issues(registry, tree)
-    assert "has no tokenizer.json or tokenizer_config.json or tokenizer.model" in found["tokenizer"]
-    assert "has no config.json" in found["model.foundation.pretrained"]
-    (tmp_path / "tokenizer.model").touch()
-    (tmp_path / "config.json").touch()
-    ((key, message),) = issues(registry, tree).items()
-    assert key == "model.foundation.pretrained"
-    assert "has no *.safetensors" in message
 
 
 @pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="transformer-engine is installed here")

@@ -155,6 +155,17 @@ def test_the_file_that_was_read_is_blamed_not_one_of_the_same_name(registry: Reg
     assert composed(registry, config).provenance.where("model.image_encoder.width") == f"{own}:3"
 
 
+@pytest.mark.parametrize("misspelt", ["modle", "mod'el"])
+def test_a_key_that_only_a_default_leads_to_was_written_by_that_default(registry: Registry, tmp_path: Path, misspelt: str) -> None:
+    config = write(tmp_path / "my.yaml", f"train: {{}}\ndefaults:\n  - image_encoder@{misspelt}.image_encoder: eye_small\n")
+    assert composed(registry, config).provenance.where(misspelt) == f"{config}:3"
+
+
+def test_a_key_that_only_a_default_on_the_command_line_leads_to_is_of_the_command_line(registry: Registry) -> None:
+    provenance = composed(registry, COMPLETE, "+image_encoder@modle.image_encoder=eye_large").provenance
+    assert provenance.where("modle") == provenance.where("modle.image_encoder") == COMMAND_LINE
+
+
 # ------------------------------------------------------------------------------------------------------------------ errors
 
 
@@ -178,7 +189,7 @@ def test_the_file_that_was_read_is_blamed_not_one_of_the_same_name(registry: Reg
         ("a: 1\nb: ${c}\n", 2, "Interpolation key 'c' not found"),
         ("a: 1\nb: ${nothing:c}\n", 2, "there is no ${nothing:...}; valid: act, loss_func"),
         ("a: ???\n", 1, "Missing mandatory value"),
-        ("a: ${b}\nb: ${a}\n", 1, ""),
+        ("a: ${b}\nb: ${a}\n", 1, "Recursive interpolation detected"),
         ("hydra: {searchpath: [x]}\n", 1, "Hydra's own"),
         ("# @package too many parts\ntrain: {}\n", 0, "Too many components"),
     ],

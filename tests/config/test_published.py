@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.config.library import Library
 from loongforge_core.errors import ConfigError
 from loongforge_core.registry.registry import Registry
+
+Compose = Callable[..., Composition]
 
 PLAIN = """
 defaults:
@@ -39,7 +42,7 @@ FULL = (
 
 
 @pytest.fixture
-def compose(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+def compose(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compose:
     """A user's own folder, laid out as the original design's."""
     monkeypatch.chdir(tmp_path)
 
@@ -52,44 +55,44 @@ def compose(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return compose
 
 
-def said(compose: object, *overrides: str) -> str:
+def said(compose: Compose, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        compose(FULL, *overrides)  # type: ignore[operator]
+        compose(FULL, *overrides)
     (issue,) = caught.value.issues
     return f"{issue.where} {issue.key}: {issue.message}"
 
 
-def test_names_of_callables_mean_fields_and_nothing_is_imported(compose: object, caplog: pytest.LogCaptureFixture) -> None:
-    composition = compose(FULL)  # type: ignore[operator]
+def test_names_of_callables_mean_fields_and_nothing_is_imported(compose: Compose) -> None:
+    composition = compose(FULL)
     assert composition.foundation.rope.base == 500.0
     assert "rotary_emb_func" not in composition.resolved["model"]["foundation"] and "loss_func" not in composition.resolved["model"]
     assert "old.brains" not in sys.modules
     assert not OmegaConf.has_resolver("loss_func"), "OmegaConf's global state is left as it was"
 
 
-def test_what_stays_unsaid_stays_the_default(compose: object) -> None:
-    composition = compose(PLAIN)  # type: ignore[operator]
+def test_what_stays_unsaid_stays_the_default(compose: Compose) -> None:
+    composition = compose(PLAIN)
     assert composition.foundation.rope is None and composition.slots["foundation"].settings.backend is None
 
 
 @pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="transformer-engine is installed here")
-def test_a_spec_of_transformer_engine_is_a_wish(compose: object, caplog: pytest.LogCaptureFixture) -> None:
-    composition = compose(FULL)  # type: ignore[operator]
+def test_a_spec_of_transformer_engine_is_a_wish(compose: Compose, caplog: pytest.LogCaptureFixture) -> None:
+    composition = compose(FULL)
     assert composition.slots["foundation"].settings.backend is None and not missing_backends(composition)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and "transformer_engine is not installed here: torch is used" in record.getMessage()
 
 
-def test_what_the_user_set_is_no_wish(compose: object, caplog: pytest.LogCaptureFixture) -> None:
-    assert compose(FULL, "model.foundation.backend=torch").slots["foundation"].settings.backend == "torch"  # type: ignore[operator]
-    explicit = compose(FULL, "model.foundation.backend=transformer_engine")  # type: ignore[operator]
+def test_what_the_user_set_is_no_wish(compose: Compose, caplog: pytest.LogCaptureFixture) -> None:
+    assert compose(FULL, "model.foundation.backend=torch").slots["foundation"].settings.backend == "torch"
+    explicit = compose(FULL, "model.foundation.backend=transformer_engine")
     assert explicit.slots["foundation"].settings.backend == "transformer_engine"
     assert not caplog.records
 
 
-def test_the_wish_is_granted_where_transformer_engine_is(compose: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wish_is_granted_where_transformer_engine_is(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "missing_backend", lambda _: "")
-    assert compose(FULL).slots["foundation"].settings.backend == "transformer_engine"  # type: ignore[operator]
+    assert compose(FULL).slots["foundation"].settings.backend == "transformer_engine"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_the_wish_is_granted_where_transformer_engine_is(compose: object, monkey
         ),
     ],
 )
-def test_a_form_that_means_nothing_here_is_refused(compose: object, override: str, message: str) -> None:
+def test_a_form_that_means_nothing_here_is_refused(compose: Compose, override: str, message: str) -> None:
     assert message in said(compose, override)
 
 

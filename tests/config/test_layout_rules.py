@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from trees import LARGE, changed_at, messages_about
 
 from loongforge_core.config.check import composition_from
-from loongforge_core.config.layout import describe_layout
 from loongforge_core.errors import ConfigError
 from loongforge_core.registry.registry import Registry
 
@@ -27,38 +27,12 @@ Changes = Mapping[str, Any]
 
 
 def tree(changes: Changes) -> dict[str, Any]:
-    """Two encoders, of which `audio` can be split 12 ways, a language model of 12 layers and 12 heads, batches of 24; changed at dotted
-    keys."""
-    made: dict[str, Any] = {
-        "model": {
-            "image_encoder": {"type": "eye", "width": 24},
-            "audio_encoder": {"type": "ear", "width": 24},
-            "foundation": {"type": "brain", "num_layers": 12, "hidden_size": 24, "num_attention_heads": 12, "vocab_size": 100},
-        },
-        "train": {"global_batch_size": 24},
-    }
-    for key, value in changes.items():
-        *above, last = key.split(".")
-        here = made
-        for part in above:
-            here = here.setdefault(part, {})
-        if value is None:
-            del here[last]
-        else:
-            here[last] = value
-    return made
+    """LARGE, changed. The pseudo-key `processes` is the world size, and no part of it; without it, that is unknown."""
+    return changed_at(LARGE, {key: value for key, value in changes.items() if key != WORLD})
 
 
 def said_of(registry: Registry, changes: Changes) -> dict[str, str]:
-    """What is said of every wrong key. The pseudo-key `processes` is the world size; without it, that is unknown."""
-    world_size = changes.get(WORLD)
-    try:
-        composition_from(tree({key: value for key, value in changes.items() if key != WORLD}), registry, world_size=world_size)
-    except ConfigError as error:
-        messages = {issue.key: issue.message for issue in error.issues}
-        assert len(messages) == len(error.issues), "two messages about one key"
-        return messages
-    return {}
+    return messages_about(tree(changes), registry, world_size=changes.get(WORLD))
 
 
 @dataclass(frozen=True)
@@ -360,51 +334,3 @@ def test_of_a_slot_that_is_wrong_itself_nothing_more_is_said(registry: Registry)
     assert set(said_of(registry, {"model.image_encoder.width": "wide", "model.audio_encoder": None, PIPELINE: 2, ENCODER_STAGES: 1})) == {
         "model.image_encoder.width"
     }
-
-
-# ------------------------------------------------------------------------------------------------------------------- in words
-
-
-@pytest.mark.parametrize(
-    ("changes", "lines"),
-    [
-        ({}, ["layout: any number of processes", "step: 24 samples in micro-batches of 1, on at most 24 copies of the model"]),
-        ({WORLD: 1, MICRO: 24}, ["layout: 1 process", "step: 24 samples = 1 micro-batch x 24 samples"]),
-        (
-            {WORLD: 3},
-            ["layout: 3 processes = 3 copies of the model", "step: 24 samples = 3 copies of the model x 8 micro-batches x 1 sample"],
-        ),
-        (
-            {TENSOR: 4, PIPELINE: 6, ENCODER_STAGES: 1, AUDIO: {"layout": "tensor", "tensor_model_parallel_size": 2}},
-            [
-                "layout: any multiple of 24 processes: tensor 4 x pipeline 6",
-                "  decoder layers of the pipeline stages: 0 (encoders), 3, 3, 2, 2, 2",
-                "  audio_encoder: split over 2 tensor ranks, 2 times (layout: tensor)",
-                "  image_encoder: whole on each tensor rank (layout: replicate)",
-                "step: 24 samples in micro-batches of 1, on at most 24 copies of the model",
-            ],
-        ),
-        (
-            {
-                TENSOR: 2,
-                WORLD: 4,
-                MICRO: 6,
-                AUDIO: {"layout": "tensor"},
-                "model.image_encoder": None,
-                "parallel.sequence_parallel": True,
-                "parallel.use_distributed_optimizer": True,
-                "parallel.overlap_grad_reduce": True,
-            },
-            [
-                "layout: 4 processes = 2 copies of the model x tensor 2, with sequence parallelism, a distributed optimizer, overlap",
-                "  audio_encoder: split over 2 tensor ranks (layout: tensor)",
-                "step: 24 samples = 2 copies of the model x 2 micro-batches x 6 samples",
-            ],
-        ),
-    ],
-    ids=["unknown", "one", "data", "encoders", "options"],
-)
-def test_a_layout_in_words(registry: Registry, changes: Changes, lines: list[str]) -> None:
-    world_size = changes.get(WORLD)
-    composition = composition_from(tree({key: value for key, value in changes.items() if key != WORLD}), registry, world_size=world_size)
-    assert list(describe_layout(composition, world_size)) == lines
