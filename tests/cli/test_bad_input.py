@@ -195,7 +195,7 @@ def test_a_backend_that_is_not_installed_can_be_validated_and_not_run(
     assert not (tmp_path / "out").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------ how it is started
+# ------------------------------------------------------------------------------------------------------- what is said at the end
 
 
 def test_a_path_is_not_suggested_as_a_name_to_show(finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import types
 from argparse import Namespace
+from collections.abc import Callable
 
 import pytest
 
@@ -14,14 +15,19 @@ from loongforge_core.cli.main import main
 from loongforge_core.errors import DataError, LoongForgeError
 
 
+def stand_in_for_run(monkeypatch: pytest.MonkeyPatch, command: Callable[[Namespace], None]) -> None:
+    """In the place of `cli/run.py`, which needs torch: every command does this instead."""
+    module = types.ModuleType("loongforge_core.cli.run")
+    for name in ("train", "evaluate", "generate", "import_hf", "export_hf"):
+        setattr(module, name, command)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[Namespace]:
-    """Stands in for `cli/run.py`, which needs torch: records what each command is called with."""
+    """What commands are called with, which do nothing else."""
     calls: list[Namespace] = []
-    stand_in = types.ModuleType("loongforge_core.cli.run")
-    for name in ("train", "evaluate", "generate", "import_hf", "export_hf"):
-        setattr(stand_in, name, calls.append)
-    monkeypatch.setitem(sys.modules, "loongforge_core.cli.run", stand_in)
+    stand_in_for_run(monkeypatch, calls.append)
     return calls
 
 
@@ -81,9 +87,7 @@ def test_the_exit_status_says_whose_fault_it_is(
     def train(args: Namespace) -> None:
         raise error
 
-    stand_in = types.ModuleType("loongforge_core.cli.run")
-    stand_in.train = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "loongforge_core.cli.run", stand_in)
+    stand_in_for_run(monkeypatch, train)
     assert main(["train", "digits"]) == status
     assert capsys.readouterr().err == said
 
@@ -92,9 +96,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
     def train(args: Namespace) -> None:
         raise ZeroDivisionError
 
-    stand_in = types.ModuleType("loongforge_core.cli.run")
-    stand_in.train = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "loongforge_core.cli.run", stand_in)
+    stand_in_for_run(monkeypatch, train)
     with pytest.raises(ZeroDivisionError):
         main(["train", "digits"])
 

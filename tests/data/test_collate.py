@@ -1,3 +1,5 @@
+"""Samples become a batch: padded or packed, with each item's tokens in their places."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -100,6 +102,7 @@ def test_packed_into_one_row(make_samples: MakeSamples, axes: int) -> None:
     rows = batch.position_ids[0] if axes == 1 else batch.position_ids[:, 0]
     assert rows.tolist() == np.concatenate([sample.position_ids for sample in samples], -1).tolist()
     padded = collate(samples)
+    assert batch.placements.keys() == padded.placements.keys() == {"series", "other"}
     for modality, placement in batch.placements.items():
         assert torch.equal(batch.items[modality].inputs["values"], padded.items[modality].inputs["values"])
         starts = torch.tensor(np.cumsum([0, *map(len, samples[:-1])]))

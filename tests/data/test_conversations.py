@@ -1,3 +1,5 @@
+"""A line of a data file becomes a conversation, or an error that says what is wrong with it and where."""
+
 from __future__ import annotations
 
 import logging

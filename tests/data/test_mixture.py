@@ -1,3 +1,5 @@
+"""Sources mixed by weight: which one has a place follows from its number alone, and shares are kept from the start."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""The order of an epoch: every sample once, as good as chance, in no memory however many there are."""
+
 from __future__ import annotations
 
 import numpy as np

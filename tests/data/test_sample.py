@@ -1,3 +1,5 @@
+"""A conversation becomes tokens, labels, positions and items, or an error that names its line."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,3 +1,5 @@
+"""Which samples make step k, and which rank has which of them, is a pure function of seed and k."""
+
 from __future__ import annotations
 
 from collections import Counter

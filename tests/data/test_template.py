@@ -1,3 +1,5 @@
+"""The tokenizer's own chat template decides what is written: where items and answers are in it is found out."""
+
 from __future__ import annotations
 
 import logging

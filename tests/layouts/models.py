@@ -28,6 +28,23 @@ FOUNDATION: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "init_method_std": 0.1,
 }
+EXPERTS: dict[str, Any] = {
+    "type": "deepseek_v3",
+    "num_query_groups": None,
+    "kv_lora_rank": 12,
+    "qk_head_dim": 8,
+    "qk_pos_emb_head_dim": 4,
+    "v_head_dim": 6,
+    "num_moe_experts": 4,
+    "moe_ffn_hidden_size": 20,
+    "moe_shared_expert_intermediate_size": 20,
+    "moe_layer_freq": [0, 1],
+    "moe_router_topk": 2,
+    "moe_router_num_groups": 1,
+    "moe_router_group_topk": 1,
+    "moe_router_bias_update_rate": 0.01,
+}
+"""What makes two layers of `FOUNDATION` one dense layer and one with experts, with latent attention."""
 SIGLIP: dict[str, Any] = {
     "type": "siglip",
     "image_size": 8,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core import parallel_state
-from models import batches, two_encoders
+from models import batches, llava, two_encoders
 from third_party import SEEN
 from torch import Tensor
 
@@ -88,18 +88,12 @@ def without_switching(layout: Layout) -> Any:
         return features
 
     encoder.in_own_groups = untouched
-    return measure(llava_like(), layout, batches("image"))
-
-
-def llava_like() -> Any:
-    from models import llava
-
-    return llava(tied=True)
+    return measure(llava(tied=True), layout, batches("image"))
 
 
 def test_ours_do_not_need_it() -> None:
     layout = Layout(tensor=4, encoders={"image_encoder": 2})
-    (one,) = run_ranks(measure, 1, llava_like(), Layout(), batches("image"))
+    (one,) = run_ranks(measure, 1, llava(tied=True), Layout(), batches("image"))
     compare_measured(one, run_ranks(without_switching, 4, layout), layout)
 
 

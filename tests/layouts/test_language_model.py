@@ -30,8 +30,7 @@ def test_tensor_ranks_share_key_and_value_heads_where_these_are_fewer() -> None:
 
 
 def test_many_ranks_of_one_kind() -> None:
-    layouts = [Layout(data=8), Layout(data=4, tensor=2, optimizer="distributed")]
-    check_layouts(language_model(tied=True), layouts, batches(number=8))
+    check_layouts(language_model(tied=True), [Layout(data=8, optimizer="distributed")], batches(number=8))
     check_layouts(language_model(tied=True), [Layout(tensor=8, sequence_parallel=True)], batches(number=3))
 
 

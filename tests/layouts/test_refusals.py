@@ -12,9 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core import parallel_state
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import LayerType
+from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
+from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from models import MODELS
 from test_pairs import DIMENSIONS, ENCODERS, is_valid, layout_of
 from torch import distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from loongforge_core.component import ComponentConfig, ComponentSpec
 from loongforge_core.config.check import composition_from
@@ -75,9 +81,6 @@ class Stages:
 
     def by_megatron(self) -> tuple[int, ...] | None:
         """Layers of every stage as Megatron shares them itself; None where it refuses to, or a stage is left without any, or less."""
-        from megatron.core.transformer import TransformerConfig
-        from megatron.core.transformer.transformer_block import get_num_layers_to_build
-
         try:
             config = TransformerConfig(
                 num_layers=self.layers, hidden_size=4, num_attention_heads=1, pipeline_dtype=torch.float32, **self.parallel()
@@ -136,9 +139,6 @@ def test_behind_the_encoders_stage_layers_are_shared_as_evenly_as_possible(regis
 
 def megatron_layers(composition: Composition) -> tuple[int, ...]:
     """Of the list that the provider hands to Megatron, as Megatron reads it."""
-    from megatron.core.transformer.enums import LayerType
-    from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
-
     assert composition.foundation is not None
     stages = composition.run.parallel.pipeline_model_parallel_size
     layout = PipelineParallelLayerLayout(pipeline_fields(composition)["pipeline_model_parallel_layout"], stages)
@@ -151,9 +151,6 @@ def megatron_layers(composition: Composition) -> tuple[int, ...]:
 
 def become_rank(rank: int, *, tensor: int, pipeline: int = 1) -> None:
     """This process becomes one of `tensor` x `pipeline`, in Megatron's groups; nothing that it sends arrives."""
-    from megatron.core import parallel_state
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
     if distributed.is_initialized():
         parallel_state.destroy_model_parallel()
         distributed.destroy_process_group()

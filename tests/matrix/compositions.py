@@ -12,8 +12,6 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.errors import ConfigError
 from loongforge_core.registry import Registry
 
-__all__ = ["TINY", "Triple", "composition_of", "installed", "modality_of", "pairs", "reasons", "triples"]
-
 PLUGINS = ("loongforge_vit", "loongforge_audio", "loongforge_projectors", "loongforge_llm", "loongforge_hf")
 """Whose components are tried; a third party's that happen to be installed are not."""
 
@@ -21,8 +19,8 @@ PLUGINS = ("loongforge_vit", "loongforge_audio", "loongforge_projectors", "loong
 def tiny_sizes(kind: Any) -> dict[str, dict[str, Any]]:
     """What each component's config class says of a tiny size; plugin by plugin."""
     registry = Registry.discover()
-    specs = [published.spec for package in PLUGINS for published in registry.components(kind) if package_of(published.spec) == package]
-    return {spec.name: dict(registry.load(spec, "config").tiny) for spec in specs}
+    specs = [published.spec for published in registry.components(kind) if package_of(published.spec) in PLUGINS]
+    return {spec.name: dict(registry.load(spec, "config").tiny) for spec in sorted(specs, key=lambda spec: PLUGINS.index(package_of(spec)))}
 
 
 def package_of(spec: ComponentSpec) -> str:
@@ -61,10 +59,6 @@ def pairs(registry: Registry) -> list[Triple]:
         fitting = [triple for name in TINY["projector"] if not reasons(triple := Triple(encoder, name, backbone), registry)]
         chosen.append(min(fitting, key=lambda triple: sum(triple.projector == other.projector for other in chosen)))
     return chosen
-
-
-def installed(kind: Any, registry: Registry) -> list[str]:
-    return sorted(published.spec.name for published in registry.components(kind) if package_of(published.spec) in PLUGINS)
 
 
 def modality_of(encoder: str, registry: Registry) -> str:

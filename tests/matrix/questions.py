@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import wave
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from compositions import Triple, composition_of, modality_of
 from PIL import Image
+from scipy.io import wavfile
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.registry import Registry
-
-__all__ = ["written"]
 
 
 def written(triple: Triple, registry: Registry, folder: Path) -> Composition:
@@ -46,9 +43,4 @@ def write_image(path: Path, random: np.random.Generator) -> None:
 
 
 def write_sound(path: Path, random: np.random.Generator) -> None:
-    samples: Sequence[int] = random.integers(-(2**14), 2**14, int(random.integers(4000, 9000)), dtype=np.int16)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(np.asarray(samples).tobytes())
+    wavfile.write(path, 16000, random.integers(-(2**14), 2**14, int(random.integers(4000, 9000)), dtype=np.int16))

@@ -1,11 +1,10 @@
-"""A small LLaVA, its parts alone, and micro-batches written by hand.
-
-A sample is a list of token ids in which each `IMAGE` stands for the four placeholders of the next image.
-"""
+"""A small LLaVA, its parts alone, and micro-batches written by hand of samples as in `samples.py`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +17,9 @@ from loongforge_core.model.batch import PLACEHOLDER_ID, Batch, Placement
 from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry import Registry
 
-IMAGE = -1
-TOKENS_OF_AN_IMAGE = 4
+sys.path.append(str(Path(__file__).parent))
+
+from samples import IMAGE, TOKENS_OF_AN_IMAGE
 
 MODEL: Mapping[str, Any] = {
     "model_type": "llava",

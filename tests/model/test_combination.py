@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from samples import FIRST_IMAGES, IMAGE, SAMPLES
 from torch import Tensor
 
 from loongforge_core.config.check import composition_from
@@ -20,8 +21,6 @@ from loongforge_core.registry import Registry
 Compose = Callable[..., Composition]
 BatchOf = Callable[..., Batch]
 
-IMAGE = -1
-
 
 def build(composition: Composition, registry: Registry) -> OmniCombinationModel:
     return OmniModelProvider(composition=composition, registry=registry)()
@@ -34,10 +33,6 @@ def loss_of(model: OmniCombinationModel, batch: Batch) -> Tensor:
 
 def gradients(model: OmniCombinationModel) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-SAMPLES = ([5, IMAGE, 6, 7, IMAGE, 8], [9, 10, 11], [IMAGE, 12], [13, 14, IMAGE, IMAGE, 15, 16, 17])
-FIRST_IMAGES = (0, 2, 2, 3)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 2), (2, 3), (3, 1, 0, 2)])

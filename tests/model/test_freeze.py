@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from samples import IMAGE
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import ConfigError
@@ -13,8 +14,6 @@ from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
 
 Compose = Callable[..., Composition]
-
-IMAGE = -1
 
 
 def frozen(composition: Composition, registry: Registry) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from samples import IMAGE
 from torch import Tensor, nn
 
 from loongforge_core.component import ComponentSpec, EncoderConfig, Shape
@@ -20,7 +21,6 @@ from loongforge_core.model.merge import scatter_level
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
 
-IMAGE = -1
 WIDTH = 16
 
 

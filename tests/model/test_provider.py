@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from samples import IMAGE
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.model.batch import Batch
@@ -19,7 +20,6 @@ from loongforge_core.registry import Registry
 
 Compose = Callable[..., Composition]
 
-IMAGE = -1
 
 # A program of its own, so that what it imports can be told.
 TRAINING_LOOP = """

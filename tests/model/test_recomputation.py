@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from samples import SAMPLES
 from torch import Tensor
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.model.batch import Batch
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
-
-IMAGE = -1
-SAMPLES = ([5, IMAGE, 6, 7, IMAGE, 8], [9, 10, 11], [IMAGE, 12], [13, 14, IMAGE, IMAGE, 15, 16, 17])
 
 FROZEN: Mapping[str, Mapping[str, Any]] = {
     "nothing": {},

@@ -12,21 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from installed import announcing
 
 from loongforge_core.cli.main import main
 from loongforge_core.errors import PluginError
 from loongforge_core.registry.registry import Registry
 
-PLUGIN = """
-from loongforge_core.component import ComponentSpec, DatasetSpec
-from loongforge_core.registry.hooks import hookimpl
-
-@hookimpl
-def loongforge_components():
-    return [ComponentSpec(kind="encoder", name="NAME", summary="", modalities=("image",), config="toy_plugin.config:EyeConfig")]
-"""
-SOUND = PLUGIN.replace("NAME", "found_eye")
-LOST = PLUGIN.replace("NAME", "lost_eye")
+SOUND, LOST = announcing("found_eye"), announcing("lost_eye")
 
 
 @dataclass(frozen=True)

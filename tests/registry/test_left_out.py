@@ -8,19 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from installed import announcing
 
 from loongforge_core.cli.main import main, whole_parser
 from loongforge_core.errors import PluginError
 from loongforge_core.registry.registry import Registry
 
-SOUND = """
-from loongforge_core.component import ComponentSpec, DatasetSpec
-from loongforge_core.registry.hooks import hookimpl
-
-@hookimpl
-def loongforge_components():
-    return [ComponentSpec(kind="encoder", name="found_eye", summary="", modalities=("image",), config="toy_plugin.config:EyeConfig")]
-"""
+SOUND = announcing("found_eye")
 ABSENT = "sound_plugin 1.2 is left out (--without)"
 
 

@@ -86,9 +86,18 @@ def test_a_part_that_a_component_lacks_is_said(registry: Registry) -> None:
         registry.load(registry.component("projector", "bridge"), "processor")
 
 
-@pytest.mark.parametrize("changes", [{"name": "a b"}, {"config": "nonsense"}, {"kind": "nose"}, {"api_version": 2}, {"modalities": ()}])
-def test_nonsense_is_not_registered(changes: dict[str, object]) -> None:
-    with pytest.raises(PluginError):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "a b"}, "'a b' is no name"),
+        ({"config": "nonsense"}, "config of 'nose' is 'nonsense', expected 'package.module:attribute'"),
+        ({"kind": "nose"}, "of kind 'nose', expected one of encoder"),
+        ({"api_version": 2}, "API version 2, this loongforge_core supports 1"),
+        ({"modalities": ()}, "encoder 'nose' names no modality"),
+    ],
+)
+def test_nonsense_is_not_registered(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
         Registry().register(spec(**changes))
 
 
@@ -112,9 +121,11 @@ def test_data_sets_are_looked_up_like_components(registry: Registry) -> None:
 def test_config_paths_are_packages_or_folders(registry: Registry, tmp_path: Path) -> None:
     registry.register_config_path(tmp_path)
     assert tmp_path in [folder.path for folder in registry.config_folders]
-    for wrong in ("no_such_package", "toy_plugin.plugin", tmp_path / "nowhere"):
-        with pytest.raises(PluginError):
+    for wrong in ("no_such_package", "toy_plugin.plugin"):
+        with pytest.raises(PluginError, match=f"{wrong}', which is not a package"):
             registry.register_config_path(wrong)
+    with pytest.raises(PluginError, match="nowhere is not a folder that holds YAML"):
+        registry.register_config_path(tmp_path / "nowhere")
 
 
 def test_the_fingerprint_tells_versions_and_definitions_apart(registry: Registry) -> None:

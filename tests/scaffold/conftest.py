@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,16 @@ def site(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As if they were installed; processes that are started see them too."""
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH", "")))))
-    return site
+def install(site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on it is as if they were installed; processes that are started see them too."""
+
+    def install() -> None:
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH", "")))))
+
+    return install
+
+
+@pytest.fixture
+def installed(install: Callable[[], None]) -> None:
+    install()

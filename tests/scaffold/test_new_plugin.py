@@ -41,7 +41,8 @@ def test_what_is_written_is_formatted_and_without_remarks(written: Path) -> None
     assert not [path for path in written.rglob("*") if path.is_file() and ("{{" in (text := path.read_text()) or "{%" in text)]
 
 
-def test_every_kind_is_found_and_is_valid(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("installed")
+def test_every_kind_is_found_and_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     found = {(row["kind"], row["name"]): row["distribution"] for row in json.loads(capsys.readouterr().out)}
     kinds = {"my_vit": "encoder", "my_radar": "encoder", "my_projector": "projector", "my_lm": "backbone", "my_recipe": "recipe"}
@@ -51,8 +52,9 @@ def test_every_kind_is_found_and_is_valid(installed: Path, capsys: pytest.Captur
         assert capsys.readouterr().out.endswith("OK\n")
 
 
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(("distribution", "kind"), [("my_projector", "projector"), ("my_lm", "backbone"), ("my_recipe", "recipe")])
-def test_the_other_kinds_pass_their_tests(distribution: str, kind: str, installed: Path) -> None:
+def test_the_other_kinds_pass_their_tests(distribution: str, kind: str) -> None:
     """But for those in layouts, in which the judge's own tests try every projector and language model of ours, on the same layers."""
     from loongforge_core import Registry
     from loongforge_core.testing.conformance import CHECKS, components_of, judge
@@ -64,8 +66,9 @@ def test_the_other_kinds_pass_their_tests(distribution: str, kind: str, installe
     assert not [str(result) for result in results if result.status == "finding"]
 
 
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("modality", ["image", "radar"])
-def test_items_of_any_size_become_as_many_tokens_as_are_counted(modality: str, installed: Path, tmp_path: Path) -> None:
+def test_items_of_any_size_become_as_many_tokens_as_are_counted(modality: str, tmp_path: Path) -> None:
     from loongforge_core import Items, Registry
     from loongforge_core.testing.conformance.trials import concatenated
     from loongforge_core.testing.reference import ours

@@ -7,7 +7,6 @@ pytest` is left to `tests/packaging`, which runs exactly the commands that `new-
 from __future__ import annotations
 
 import json
-import os
 import re
 import runpy
 import shlex
@@ -88,17 +87,12 @@ class Reader:
 
 
 @pytest.fixture
-def reader(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+def reader(site: Path, install: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the commands leave it alone, then
     torch.set_num_threads(1)
     for name in [name for name in sys.modules if name.partition(".")[0] in {path.name for path in site.iterdir()}]:
         monkeypatch.delitem(sys.modules, name)  # of the page before, where it was installed
-
-    def install() -> None:
-        monkeypatch.syspath_prepend(site)
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH", "")))))
-
     return Reader(install)
 
 

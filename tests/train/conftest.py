@@ -45,7 +45,8 @@ NARROW = (
 
 Compose = Callable[..., Composition]
 
-sys.path.append(str(Path(__file__).parents[1] / "matrix"))  # the tiny compositions, and what they are trained on
+# Where ranks find them too: what these tests share, tiny compositions and what they are trained on, models and batches for layouts.
+sys.path += [str(Path(__file__).parent), *(str(Path(__file__).parents[1] / name) for name in ("matrix", "layouts"))]
 
 
 @pytest.fixture(scope="session")
@@ -75,13 +76,10 @@ def compose(registry: Registry, data_file: Path, tmp_path: Path) -> Compose:
     """The composition with some settings changed; runs go into this test's own folder."""
 
     def compose(*overrides: str) -> Composition:
-        return load_composition("digits", overrides_of(data_file, tmp_path / "run", *overrides), registry=registry)
+        settings = [*NARROW, f"data.path={data_file}", f"output_dir={tmp_path / 'run'}", *overrides]
+        return load_composition("digits", settings, registry=registry)
 
     return compose
-
-
-def overrides_of(data_file: Path, output_dir: Path, *more: str) -> list[str]:
-    return [*NARROW, f"data.path={data_file}", f"output_dir={output_dir}", *more]
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import resource
 import signal
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from runs import lines_of, quiet
 from torch import distributed
 
 from loongforge_core.config.composition import Composition
@@ -27,12 +26,10 @@ from loongforge_core.train.disk import bytes_of, shortage
 from loongforge_core.train.held_out import HeldOut
 from loongforge_core.train.loop import train
 from loongforge_core.train.prepare import checkpoints_at_once
-from loongforge_core.train.progress import Progress
 from loongforge_core.train.step import Trainer
 
 Compose = Callable[..., Composition]
 
-TIMES = ("step_time_s", "tokens_per_s")
 SMALL = ("model.image_encoder.num_layers=1", "model.foundation.num_layers=1", "train.micro_batch_size=4", "train.steps=5")
 NOBODY = 65534
 
@@ -65,10 +62,9 @@ def run(composition: Composition, mishap: Mishap | None) -> tuple[int, str | Non
     if mishap and mishap.rank == distributed.get_rank():
         arrange(mishap)
     initialise_groups(composition.run.parallel, seed=composition.run.train.seed)
-    said = io.StringIO()
-    result = train(composition, Registry.discover(), progress=Progress(steps=5, log_interval=5, stream=said))
+    result = train(composition, Registry.discover(), progress=(progress := quiet(steps=5)))
     assert [signal.getsignal(number) for number in forked.NOTICES] == [signal.SIG_DFL] * 2, "as they were before"
-    return result.step, result.ended_by.name if result.ended_by else None, said.getvalue()
+    return result.step, result.ended_by.name if result.ended_by else None, progress.stream.getvalue()  # type: ignore[attr-defined]
 
 
 def arrange(mishap: Mishap) -> None:
@@ -92,12 +88,6 @@ def arrange(mishap: Mishap) -> None:
 # ---- compared
 
 
-def lines_of(composition: Composition) -> list[dict[str, Any]]:
-    """The metrics, without the times, which no two runs share."""
-    lines = (Path(composition.run.output_dir) / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
-
-
 def folders(composition: Composition) -> list[str]:
     return sorted(path.name for path in (Path(composition.run.output_dir) / "checkpoints").iterdir())
 
@@ -119,14 +109,14 @@ def whole(two: Composition, compose: Compose, whole_run: list[list[dict[str, Any
     if not whole_run:
         same = compose(*SMALL, "parallel.use_distributed_optimizer=true", f"output_dir={two.run.output_dir}-whole")
         run_ranks(run, 2, same, None)
-        whole_run.append(lines_of(same))
+        whole_run.append(lines_of(same.run.output_dir))
     return whole_run[0]
 
 
 def goes_on(composition: Composition, whole: Sequence[dict[str, Any]], said: str = "") -> None:
     (step, ended_by, heard), _ = run_ranks(run, 2, composition, None)
     assert (step, ended_by) == (5, None) and said in heard
-    assert lines_of(composition) == whole
+    assert lines_of(composition.run.output_dir) == whole
 
 
 # ---- signals
@@ -150,11 +140,22 @@ def test_a_signal_while_saving_ends_the_run_with_that_checkpoint(compose: Compos
     assert (step, ended_by, folders(composition)) == (2, "SIGTERM", ["step_00000002"])
 
 
-def test_a_signal_while_evaluating_ends_the_run_with_a_checkpoint_of_that_step(compose: Compose, data_file: Path) -> None:
-    held_out = (f"data.eval_path={data_file}", "train.eval_interval=1", "evaluation.best_by=loss")
-    composition = compose(*SMALL, *held_out)
-    ((step, ended_by, _),) = run_ranks(run, 1, composition, Mishap("told", 0, step=2, when="evaluating", signal=signal.SIGTERM))
-    assert (step, ended_by) == (2, "SIGTERM") and "step_00000002" in folders(composition)
+def test_a_signal_while_evaluating_breaks_it_off_and_it_is_made_when_the_run_goes_on(compose: Compose, data_file: Path) -> None:
+    """Of five questions, two ranks have three and two: they ask each other as often all the same."""
+    questions = data_file.with_name("questions.jsonl")
+    questions.write_text("".join(data_file.read_text().splitlines(keepends=True)[:5]))
+    more = ("train.eval_interval=1", "train.micro_batch_size=1", "evaluation.max_new_tokens=2", "evaluation.batch_size=1")
+    settings = (*SMALL, f"data.eval_path={questions}", *more)
+    composition = compose(*settings)
+    (step, ended_by, _), other = run_ranks(run, 2, composition, Mishap("told", 1, step=2, when="evaluating", signal=signal.SIGTERM))
+    assert (step, ended_by) == other[:2] == (2, "SIGTERM") and "step_00000002" in folders(composition)
+    assert [row["step"] for row in lines_of(composition.run.output_dir, "evaluations.jsonl")] == [1]
+    run_ranks(run, 2, composition, None)
+    whole = compose(*settings, f"output_dir={composition.run.output_dir}-whole")
+    run_ranks(run, 2, whole, None)
+    assert [row["step"] for row in lines_of(whole.run.output_dir, "evaluations.jsonl")] == [1, 2, 3, 4, 5]
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert lines_of(composition.run.output_dir, name) == lines_of(whole.run.output_dir, name)
 
 
 def test_a_signal_in_the_last_step_ends_a_run_that_is_finished(compose: Compose) -> None:
@@ -167,7 +168,7 @@ def test_the_same_signal_again_ends_a_rank_at_once(compose: Compose) -> None:
     composition = compose(*SMALL)
     with pytest.raises(RankError, match=r"status -15 \(SIGTERM\)"):
         run_ranks(run, 1, composition, Mishap("told twice", 0, step=2, signal=signal.SIGTERM))
-    assert len(lines_of(composition)) == 1 and not checkpoints(Path(composition.run.output_dir))
+    assert len(lines_of(composition.run.output_dir)) == 1 and not checkpoints(Path(composition.run.output_dir))
 
 
 def told_too_late() -> None:
@@ -227,11 +228,10 @@ def test_too_little_room_is_said_before_the_first_step(compose: Compose, tmp_pat
         changed = {"save_interval": interval, "keep_checkpoints": keep, "save_retain_interval": retained}
         assert checkpoints_at_once(train_settings.model_copy(update=changed), 0) == number
     assert checkpoints_at_once(train_settings, 5) == 0
-    said = io.StringIO()
-    trained = train(composition, Registry.discover(), progress=Progress(steps=5, log_interval=5, stream=said))
+    trained = train(composition, Registry.discover(), progress=(progress := quiet(steps=5)))
     expected = expected_bytes(composition, trained.models)
     assert 1 <= bytes_of(trained.checkpoint) / expected < 4, "the smallest models have more beside their tensors than in them"
-    assert "warning" not in said.getvalue() and shortage(tmp_path / "new", each=expected, number=3) is None
+    assert "warning" not in progress.stream.getvalue() and shortage(tmp_path / "new", each=expected, number=3) is None
     warning = shortage(tmp_path / "new", each=10**16, number=3)
     assert warning and f"free where {tmp_path / 'new'} lies, and this run's checkpoints take 3 of about 10000.0 TB" in warning
 
@@ -243,10 +243,10 @@ def test_too_little_room_is_said_before_the_first_step(compose: Compose, tmp_pat
 def test_a_folder_that_cannot_be_made_is_refused_before_the_model_is_built(compose: Compose, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").touch()
-    said = io.StringIO()
+    progress = quiet(steps=5)
     with pytest.raises(InputError, match=r"^output_dir: .*/run/checkpoints.* cannot be written: Not a directory \(as user"):
-        train(compose(*SMALL), Registry.discover(), progress=Progress(steps=5, log_interval=5, stream=said))
-    assert "building" not in said.getvalue()
+        train(compose(*SMALL), Registry.discover(), progress=progress)
+    assert "building" not in progress.stream.getvalue()
 
 
 def prepare_as_somebody_else(folder: Path, rank: int) -> str:

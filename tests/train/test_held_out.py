@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import lines_of, quiet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loongforge_core.config.composition import Composition
@@ -25,21 +25,10 @@ from loongforge_core.registry import Registry
 from loongforge_core.train.checkpoint import checkpoints, load_model
 from loongforge_core.train.held_out import HeldOut, best_checkpoint, best_of
 from loongforge_core.train.loop import train
-from loongforge_core.train.progress import Progress
 
 Compose = Callable[..., Composition]
 
 pytestmark = pytest.mark.usefixtures("one_process")
-
-
-def quiet() -> Progress:
-    return Progress(steps=8, log_interval=4, stream=io.StringIO())
-
-
-def lines_of(composition: Composition, name: str) -> list[dict[str, Any]]:
-    """Without the times, which no two runs share."""
-    lines = [json.loads(line) for line in (Path(composition.run.output_dir) / name).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "step_time_s", "tokens_per_s")} for line in lines]
 
 
 @pytest.fixture
@@ -58,7 +47,7 @@ def test_what_is_found_is_what_the_weights_say(compose: Compose, registry: Regis
     """And the metrics are those of a run that evaluates nothing, bit for bit."""
     composition = compose(*settings(questions, "train.micro_batch_size=4"))
     result = train(composition, registry, progress=(progress := quiet()))
-    rows = lines_of(composition, "evaluations.jsonl")
+    rows = lines_of(composition.run.output_dir, "evaluations.jsonl")
     assert [row["step"] for row in rows] == [3, 6, 8] and all(row["samples"] == 8 for row in rows)
     maker = load_sample_maker(composition, registry)
     conversations = ConversationFiles([questions], composition.modalities)
@@ -79,7 +68,7 @@ def test_what_is_found_is_what_the_weights_say(compose: Compose, registry: Regis
     assert [event.step for event in board.Scalars("held_out_loss")] == [3, 6, 8]
     without = compose("train.micro_batch_size=4", f"output_dir={composition.run.output_dir}-without")
     train(without, registry, progress=quiet())
-    assert lines_of(composition, "metrics.jsonl") == lines_of(without, "metrics.jsonl")
+    assert lines_of(composition.run.output_dir) == lines_of(without.run.output_dir)
 
 
 def test_the_best_checkpoint_is_kept(compose: Compose, registry: Registry, questions: Path) -> None:
@@ -88,7 +77,7 @@ def test_the_best_checkpoint_is_kept(compose: Compose, registry: Registry, quest
     composition = compose(*settings(questions, *more, interval=2))
     output = Path(composition.run.output_dir)
     result = train(composition, registry, progress=quiet())
-    rows = lines_of(composition, "evaluations.jsonl")
+    rows = lines_of(composition.run.output_dir, "evaluations.jsonl")
     assert rows[0]["loss"] == min(row["loss"] for row in rows) and result.predictions is rows[0]["exact_match"] is None
     assert list(checkpoints(output)) == [2, 8] and best_checkpoint(output).name == "step_00000002"
     assert json.loads((output / "checkpoints" / "best.json").read_text())["step"] == 2
@@ -105,10 +94,10 @@ def test_an_evaluation_that_a_stopped_run_did_not_come_to_is_made_first(
     own = HeldOut.evaluate
     for stop_at in (3, 8, None):
 
-        def evaluate(self: HeldOut, step: int, trainer: Any, stop_at: int | None = stop_at) -> Any:
+        def evaluate(self: HeldOut, step: int, trainer: Any, stop_at: int | None = stop_at, **more: Any) -> Any:
             if step == stop_at:
                 raise KeyboardInterrupt
-            return own(self, step, trainer)
+            return own(self, step, trainer, **more)
 
         with monkeypatch.context() as patch:
             patch.setattr(HeldOut, "evaluate", evaluate)
@@ -120,7 +109,7 @@ def test_an_evaluation_that_a_stopped_run_did_not_come_to_is_made_first(
         assert list(checkpoints(Path(composition.run.output_dir))) == ([3] if stop_at == 3 else [3, 6, 8])
     whole = compose(*settings(questions, "evaluation.best_by=loss"), f"output_dir={composition.run.output_dir}-whole")
     train(whole, registry, progress=quiet())
-    assert lines_of(composition, "evaluations.jsonl") == lines_of(whole, "evaluations.jsonl")
+    assert lines_of(composition.run.output_dir, "evaluations.jsonl") == lines_of(whole.run.output_dir, "evaluations.jsonl")
     assert best_checkpoint(Path(composition.run.output_dir)).name == best_checkpoint(Path(whole.run.output_dir)).name
 
 
@@ -129,12 +118,12 @@ def test_another_held_out_file_is_another_competition(compose: Compose, registry
     more = ("evaluation.best_by=loss", "train.save_interval=3")
     composition = compose(*settings(questions, *more))
     train(composition, registry, progress=quiet())
-    first = lines_of(composition, "evaluations.jsonl")
+    first = lines_of(composition.run.output_dir, "evaluations.jsonl")
     questions.write_text("".join(questions.read_text().splitlines(keepends=True)[:4]))
     train(composition, registry, progress=(progress := quiet()))
     said = progress.stream.getvalue()  # type: ignore[attr-defined]
     assert "data.eval_path has changed: 3 earlier evaluations were on another file" in said
-    *before, last = lines_of(composition, "evaluations.jsonl")
+    *before, last = lines_of(composition.run.output_dir, "evaluations.jsonl")
     assert before == first and (last["step"], last["samples"]) == (8, 4)
     assert json.loads((Path(composition.run.output_dir) / "checkpoints" / "best.json").read_text())["loss"] == last["loss"]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from runs import lines_of, quiet
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.parallel.groups import initialise_groups
@@ -17,22 +15,15 @@ from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout
 from loongforge_core.train.loop import train
-from loongforge_core.train.progress import Progress
 
 Compose = Callable[..., Composition]
-
-
-def lines_of(composition: Composition, name: str) -> list[dict[str, Any]]:
-    """Without the times, which no two runs share."""
-    lines = [json.loads(line) for line in (Path(composition.run.output_dir) / name).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "step_time_s", "tokens_per_s")} for line in lines]
 
 
 def run_in(composition: Composition, layout: Layout) -> list[str]:
     """The answers at the end."""
     composition = replace(composition, run=layout.settings(composition.run))
     initialise_groups(composition.run.parallel, seed=1)
-    result = train(composition, Registry.discover(), progress=Progress(steps=3, log_interval=4, stream=io.StringIO()))
+    result = train(composition, Registry.discover(), progress=quiet(steps=3))
     return [one.answer for one in result.predictions or ()]
 
 
@@ -64,7 +55,7 @@ def test_every_layout_finds_the_same_and_trains_on(composition: Callable[..., Co
     for number, layout in enumerate((overlapped, Layout(pipeline=2, encoder_stage=True))):
         check(composition(str(number), EVALUATING), layout, one, answers)
     run_ranks(run_in, 2, composition("without"), overlapped, timeout_s=120)
-    assert lines_of(composition("0"), "metrics.jsonl") == lines_of(composition("without"), "metrics.jsonl")
+    assert lines_of(composition("0").run.output_dir) == lines_of(composition("without").run.output_dir)
 
 
 def test_ranks_that_share_experts_do(composition: Callable[..., Composition]) -> None:
@@ -77,8 +68,8 @@ def test_ranks_that_share_experts_do(composition: Callable[..., Composition]) ->
 def check(composition: Composition, layout: Layout, one: Composition, answers: list[str]) -> None:
     assert len(answers) == 7
     assert run_ranks(run_in, 2, composition, layout, timeout_s=120) == [answers, answers], layout
-    expected = lines_of(one, "evaluations.jsonl")
+    expected = lines_of(one.run.output_dir, "evaluations.jsonl")
     assert [row["step"] for row in expected] == [2, 3]
-    for row, theirs in zip(lines_of(composition, "evaluations.jsonl"), expected, strict=True):
+    for row, theirs in zip(lines_of(composition.run.output_dir, "evaluations.jsonl"), expected, strict=True):
         assert row["loss"] == pytest.approx(theirs["loss"], rel=1e-5), layout  # I1
         assert {**row, "loss": None} == {**theirs, "loss": None}, layout

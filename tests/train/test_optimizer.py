@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from runs import trainer_of
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import ConfigError
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
-from loongforge_core.train.step import Trainer, build_trainer
+from loongforge_core.train.step import Trainer
 from loongforge_core.train.summary import trainable_table
 
 Compose = Callable[..., Composition]
@@ -20,10 +21,6 @@ Compose = Callable[..., Composition]
 pytestmark = pytest.mark.usefixtures("one_process")
 
 RATES = ("model.image_encoder.lr=1e-3", "model.image_encoder.weight_decay=0.2", "model.image_projector.freeze=true", "train.min_lr=4e-4")
-
-
-def trainer_of(composition: Composition, registry: Registry) -> Trainer:
-    return build_trainer(composition, [OmniModelProvider(composition=composition, registry=registry)()])
 
 
 def rates(trainer: Trainer) -> dict[str, tuple[float, float]]:

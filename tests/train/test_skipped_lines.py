@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from runs import lines_of, quiet
 from torch import distributed
 
 from loongforge_core.config.composition import Composition
@@ -19,7 +19,6 @@ from loongforge_core.errors import CheckpointError
 from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.train.loop import train
-from loongforge_core.train.progress import Progress
 from loongforge_core.train.record import Record, numbers_of, require_numbers
 from loongforge_core.train.skipped_lines import SkippedLines, all_skipped
 
@@ -39,15 +38,14 @@ def damaged(data_file: Path, tmp_path: Path) -> Path:
 
 
 def written(output_dir: Path) -> tuple[list[dict[str, object]], list[int]]:
-    listed = [json.loads(line) for line in (output_dir / "skipped_lines.jsonl").read_text().splitlines()]
-    return listed, [json.loads(line)["lines_skipped"] for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    return lines_of(output_dir, "skipped_lines.jsonl"), [line["lines_skipped"] for line in lines_of(output_dir)]
 
 
 @pytest.mark.usefixtures("one_process")
 def test_a_run_lists_what_it_skips_and_a_resumed_one_the_same(compose: Compose, registry: Registry, damaged: Path) -> None:
     """Eight steps of eight samples are more than an epoch of forty lines."""
     composition = compose("data.on_error=skip", f"data.path={damaged}", "train.save_interval=2")
-    output, progress = Path(composition.run.output_dir), Progress(steps=8, log_interval=8, stream=io.StringIO())
+    output, progress = Path(composition.run.output_dir), quiet()
     train(composition, registry, progress=progress)
     listed, counts = written(output)
     assert sorted(line["line"] for line in listed) == list(BAD)  # type: ignore[type-var]
@@ -59,7 +57,7 @@ def test_a_run_lists_what_it_skips_and_a_resumed_one_the_same(compose: Compose, 
     assert f"4 lines of the data cannot be used and were skipped: see {output / 'skipped_lines.jsonl'}" in said
     for step in (4, 6, 8):
         shutil.rmtree(output / "checkpoints" / f"step_{step:08}")
-    train(composition, registry, progress=Progress(steps=8, log_interval=8, stream=io.StringIO()))
+    train(composition, registry, progress=quiet())
     assert written(output) == (listed, counts)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from runs import lines_of, quiet
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import LoongForgeError
@@ -20,7 +19,6 @@ from loongforge_core.model.batch import Batch
 from loongforge_core.registry import Registry
 from loongforge_core.train.checkpoint import checkpoints
 from loongforge_core.train.loop import train
-from loongforge_core.train.progress import Progress
 from loongforge_core.train.result import NotFinite, StepResult
 from loongforge_core.train.skipped_steps import SkippedSteps
 from loongforge_core.train.step import Trainer
@@ -28,21 +26,6 @@ from loongforge_core.train.step import Trainer
 Compose = Callable[..., Composition]
 
 pytestmark = pytest.mark.usefixtures("one_process")
-
-
-def quiet() -> Progress:
-    return Progress(steps=8, log_interval=4, stream=io.StringIO())
-
-
-def metrics_of(composition: Composition) -> list[dict[str, Any]]:
-    """Without the times, which no two runs share."""
-    text = (Path(composition.run.output_dir) / "metrics.jsonl").read_text()
-    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-    return [{name: value for name, value in line.items() if name not in ("step_time_s", "tokens_per_s")} for line in lines]
-
-
-def refuse(constant: str) -> None:
-    raise AssertionError(f"{constant} is no JSON")
 
 
 def with_an_infinite_item(batch: Batch) -> Batch:
@@ -74,7 +57,7 @@ def test_a_run_skips_counts_and_goes_on(compose: Compose, registry: Registry) ->
     whole = compose("train.save_interval=3", "output_dir=" + str(Path(compose().run.output_dir).with_name("whole")))
     with infinite({3, 4}):
         train(whole, registry, progress=(progress := quiet()))
-    lines = metrics_of(whole)
+    lines = lines_of(whole.run.output_dir)
     assert [line["step"] for line in lines if line["skipped"]] == [3, 4] and len(lines) == 8
     skipped = lines[2]
     assert skipped["loss"] is skipped["grad_norm"] is None and skipped["loss_by_content"]["text_only"] > 0
@@ -91,7 +74,7 @@ def test_a_run_skips_counts_and_goes_on(compose: Compose, registry: Registry) ->
     assert list(checkpoints(Path(resumed.run.output_dir))) == [3]
     with infinite({3, 4}):
         train(resumed, registry, progress=(progress := quiet()))
-    assert metrics_of(resumed) == lines
+    assert lines_of(resumed.run.output_dir) == lines
     assert "2 of 8 steps were skipped" in progress.stream.getvalue()  # type: ignore[attr-defined]
 
 
@@ -105,11 +88,11 @@ def test_too_many_in_a_row_end_the_run_whenever_it_is_resumed(compose: Compose, 
         messages.append(str(caught.value))
         assert list(checkpoints(Path(compose().run.output_dir))) == [2, 4]
     assert messages[0] == messages[1]
-    for step, line in zip((3, 4, 5), metrics_of(compose())[2:], strict=True):
+    for step, line in zip((3, 4, 5), lines_of(compose().run.output_dir)[2:], strict=True):
         assert f"step {step}: the loss is nan; that of these samples is not finite: {line['skipped']['samples'][0]}\n" in messages[0]
     with infinite({3, 4, 5}):
         train(compose("train.save_interval=2", "train.max_skipped_steps=3"), registry, progress=quiet())
-    assert [line["step"] for line in metrics_of(compose()) if line["skipped"]] == [3, 4, 5]
+    assert [line["step"] for line in lines_of(compose().run.output_dir) if line["skipped"]] == [3, 4, 5]
 
 
 def test_what_counts_as_in_a_row() -> None:

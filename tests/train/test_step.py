@@ -10,24 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from runs import trainer_of
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import ConfigError
 from loongforge_core.model.batch import Batch
-from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
 from loongforge_core.train.content import contents, sums_by_content
 from loongforge_core.train.result import StepResult
-from loongforge_core.train.step import Trainer, build_trainer
+from loongforge_core.train.step import Trainer
 
 Compose = Callable[..., Composition]
 
 pytestmark = pytest.mark.usefixtures("one_process")
-
-
-def trainer_of(composition: Composition, registry: Registry) -> Trainer:
-    return build_trainer(composition, [OmniModelProvider(composition=composition, registry=registry)()])
 
 
 def results_of(composition: Composition, registry: Registry, steps: int) -> list[StepResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,7 @@ PROJECTOR = {"type": "mlp"}
 def registry() -> Registry:
     """The installed components, and an encoder that its author published no format for."""
     registry = Registry.discover()
-    registry.register(
-        ComponentSpec(
-            kind="encoder",
-            name="unpublished",
-            summary="an encoder without a table",
-            modalities=("image",),
-            config="loongforge_vit.siglip.config:SiglipConfig",
-            model="loongforge_vit.siglip.model:SiglipEncoder",
-        )
-    )
+    registry.register(replace(registry.component("encoder", "siglip"), name="unpublished", weights=""))
     return registry
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from loongforge_core.component import ComponentSpec
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
 from loongforge_core.errors import WeightsError
@@ -86,17 +85,8 @@ MEETINGS = [
 def installed() -> Registry:
     """With an encoder and a language model that their author published no format for."""
     registry = Registry.discover()
-    encoder = ComponentSpec(
-        kind="encoder",
-        name="unpublished",
-        summary="an encoder without a table",
-        modalities=("image",),
-        config="loongforge_vit.siglip.config:SiglipConfig",
-        model="loongforge_vit.siglip.model:SiglipEncoder",
-    )
-    foundation = registry.component("backbone", "qwen2")
-    registry.register(encoder)
-    registry.register(replace(foundation, name="own", weights=""))
+    registry.register(replace(registry.component("encoder", "siglip"), name="unpublished", weights=""))
+    registry.register(replace(registry.component("backbone", "qwen2"), name="own", weights=""))
     return registry
 
 

@@ -39,7 +39,7 @@ def composition(name: str, *, world_size: int = 1, **run: Any) -> Composition:
     return composition_from({"model": model, "train": TRAIN, **run}, Registry.discover(), world_size=world_size)
 
 
-def test_layouts() -> None:
+def test_every_layout_equals_one_process() -> None:
     """Of sounds of unequal lengths, whose positions are a convolution that has a norm for weights."""
     tiny = composition("wav2vec2")
     (modality,) = tiny.modalities

@@ -45,8 +45,10 @@ CASES: Mapping[str, dict[str, Any]] = {
     **{name: {"name": name, "config": config} for name, config in TINY.items()},
     "dinov2, gated": {"name": "dinov2", "config": {**TINY["dinov2"], "use_swiglu_ffn": True}},
     "dinov3_vit, gated": {"name": "dinov3_vit", "config": {**TINY["dinov3_vit"], "use_gated_mlp": True, "key_bias": True}},
-    "beit, absolute positions": {"name": "beit", "config": {**VIT, "use_relative_position_bias": False}}
-    | {"config": {**VIT, "use_relative_position_bias": False, "use_absolute_position_embeddings": True, "use_mean_pooling": False}},
+    "beit, absolute positions": {
+        "name": "beit",
+        "config": {**VIT, "use_relative_position_bias": False, "use_absolute_position_embeddings": True, "use_mean_pooling": False},
+    },
     "wav2vec2, large": {
         "name": "wav2vec2",
         "config": {**WAVES, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},

@@ -1,3 +1,5 @@
+"""The digits: which scans are held out, what the files say, the tokenizer, and the samples that training makes of them."""
+
 from __future__ import annotations
 
 import json

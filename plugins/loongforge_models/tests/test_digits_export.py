@@ -15,7 +15,7 @@ from loongforge_core.cli.main import main
 
 pytestmark = pytest.mark.slow
 
-STEPS = 250
+STEPS = 150
 """Enough that answers differ from question to question; right they need not be."""
 
 

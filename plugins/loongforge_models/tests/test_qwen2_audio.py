@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from families import (
     save_tokenizer,
     token_id,
 )
+from scipy.io import wavfile
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.registry.registry import Registry
@@ -83,11 +83,7 @@ def talks_in(folder: Path) -> list[Talk]:
     """Sounds of unequal lengths, two in one sample, the longest possible alone; text alone."""
     for index, (name, seconds) in enumerate(SECONDS.items()):
         samples = np.random.default_rng(index).integers(-20_000, 20_000, int(seconds * RATE), dtype=np.int16)
-        with wave.open(str(folder / name), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
-            file.writeframes(samples.tobytes())
+        wavfile.write(folder / name, RATE, samples)
     return [
         Talk([("audio", "long.wav"), "Is it longer than ", ("audio", "short.wav"), "?"], "Yes"),
         Talk(["Hi"], "Hello there"),
@@ -95,17 +91,12 @@ def talks_in(folder: Path) -> list[Talk]:
     ]
 
 
-def waveform(path: Path) -> np.ndarray:
-    with wave.open(str(path)) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), dtype=np.int16).astype(np.float32) / 32768
-
-
 def published(talks: list[Talk], folder: Path, ours: Composition) -> Given:
     extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(Path(str(ours.run.tokenizer)))
     processor = transformers.Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer, chat_template=template())
     texts = [processor.apply_chat_template(talk.chat(), tokenize=False) for talk in talks]
-    sounds = [waveform(folder / path) for talk in talks for path in talk.items("audio")]
+    sounds = [wavfile.read(folder / path)[1].astype(np.float32) / 32768 for talk in talks for path in talk.items("audio")]
     inputs = processor(text=texts, audio=sounds, sampling_rate=RATE, padding=True, padding_side="right", return_tensors="pt")
     names = ("input_ids", "attention_mask", "input_features", "feature_attention_mask")
     return Given(samples_of(ours, talks, folder), {name: inputs[name] for name in names}, {"audio": token_id("<|AUDIO|>", TOKENS)})

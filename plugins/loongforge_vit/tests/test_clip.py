@@ -128,7 +128,7 @@ def draw_images(number: int, random: torch.Generator) -> Items:
     return Items({"pixel_values": torch.randn(number, 3, 8, 8, generator=random)}, ((8, 8),) * number)
 
 
-def test_layouts() -> None:
+def test_every_layout_equals_one_process() -> None:
     slots = {"image_encoder": TINY, "image_projector": {"type": "mlp", "init_method_std": 0.1}}
     tiny = composition_from({"model": {**slots, "foundation": FOUNDATION}, "train": TRAIN}, Registry.discover())
     check_layouts(tiny, LAYOUTS, batches_with_items(tiny, "image", draw_images))

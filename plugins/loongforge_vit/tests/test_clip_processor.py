@@ -1,3 +1,5 @@
+"""Images become the pixels that transformers' processor makes of them, cut to their middle."""
+
 from __future__ import annotations
 
 import json

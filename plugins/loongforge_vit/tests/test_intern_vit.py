@@ -269,6 +269,6 @@ def draw_images(number: int, random: torch.Generator) -> Items:
 
 
 @pytest.mark.parametrize("changes", [{}, OUR_6B], ids=["as the 300M", "as the 6B"])
-def test_layouts(changes: dict[str, Any]) -> None:
+def test_every_layout_equals_one_process(changes: dict[str, Any]) -> None:
     tiny = composition(**changes)
     check_layouts(tiny, LAYOUTS, batches_with_items(tiny, "image", draw_images))

@@ -1,3 +1,5 @@
+"""Images become the tiles that transformers' processor cuts them into; a video's frames a tile each."""
+
 from __future__ import annotations
 
 import json

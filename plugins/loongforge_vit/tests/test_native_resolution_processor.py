@@ -16,17 +16,12 @@ from loongforge_vit.qwen2_5_vl.config import Qwen25VlConfig
 from loongforge_vit.qwen2_5_vl.processor import Qwen25VlProcessor
 from loongforge_vit.qwen3_vl.config import Qwen3VlConfig
 from loongforge_vit.qwen3_vl.processor import Qwen3VlProcessor
-from loongforge_vit.videos import video_frames
+from pictures import noise
 from PIL import Image
 from transformers.image_utils import load_image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from loongforge_core.errors import DataError
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
 
 PROCESSORS: dict[str, Callable[..., NativeResolutionProcessor[Any]]] = {
     "qwen2_5_vl": lambda modality="image", **settings: Qwen25VlProcessor(Qwen25VlConfig(**settings), modality),
@@ -156,31 +151,6 @@ def test_frames_are_taken_in_the_order_of_the_list(tmp_path: Path) -> None:
     up, down = (PROCESSORS["qwen3_vl"]("video")(tmp_path / name).inputs["pixel_values"] for name in ("up.json", "down.json"))
     channels_and_frames = (len(up), 3, 2, -1)
     np.testing.assert_array_equal(up.reshape(channels_and_frames)[:, :, ::-1], down.reshape(channels_and_frames))
-
-
-@pytest.mark.parametrize("names", [["9.png", "10.png"], ["09.png", "10.png"], ["a1_b9.png", "a1_b10.png"], ["1.png", "1b.png", "2.png"]])
-def test_frames_of_a_folder_are_in_the_order_of_their_numbers(names: list[str], tmp_path: Path) -> None:
-    for name in names:
-        Image.fromarray(noise(32, 32, 3)).save(tmp_path / name)
-    assert [file.name for file in video_frames(tmp_path, 1.0)[0]] == names
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[1]",
-        '{"frames": "0.png", "fps": 1}',
-        '{"frames": ["0.png"]}',
-        '{"frames": ["0.png"], "fps": 0}',
-        '{"frames": [], "fps": Infinity}',
-    ],
-    ids=range(6),
-)
-def test_a_file_that_is_no_list_of_frames(content: str, tmp_path: Path) -> None:
-    (tmp_path / "film.json").write_text(content)
-    with pytest.raises(DataError, match=r"film.json: not a video; expected a folder of frames, or a JSON file"):
-        PROCESSORS["qwen3_vl"]("video")(tmp_path / "film.json")
 
 
 def test_what_else_is_wrong_with_a_video(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Images become the pixels that transformers' processor makes of them; what is refused; how training images are distorted."""
+
 from __future__ import annotations
 
 import json

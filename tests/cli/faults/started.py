@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from installed import write_dist_info
 from warm import Warm
 
 FAULTS = Path(__file__).parent
@@ -18,12 +19,9 @@ LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 T = TypeVar("T")
 
 
-def install(folder: Path, *, name: str = "faulty_plugin", version: str = "1.0") -> Path:
-    """Leaves what pip would; the folder goes on a process's path."""
-    info = folder / f"{name}-{version}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text(f"[loongforge]\n{name} = faulty_plugin\n")
+def install(folder: Path, *, version: str = "1.0") -> Path:
+    """The faulty plugin, as pip leaves it, in a folder that goes on a process's path."""
+    write_dist_info(folder, "faulty_plugin", version=version)
     return folder
 
 

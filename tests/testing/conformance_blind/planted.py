@@ -1,8 +1,4 @@
-"""Ten mistakes that the author of a plugin could make, each in a component that is healthy apart from it, and the check that must find it.
-
-Written blind: by somebody who had not read the judge, from the names of its checks and what each asks. The table and the checks in it
-were complete before the judge was run once. Six of ten were caught at first try by the check named for them, one more by another check
-only, and three not at all: `first_try` says which, in the judge's own words, shortened, whatever it says today.
+"""Ten mistakes that the author of a plugin could make, each in a component that is healthy apart from it. `test_blind.py` lists them.
 
 Shapes: t values of an item, N tokens of all items, W width, T tokens of the longest item, b items, P positions; s, b, v as in `Decoder`.
 """
@@ -11,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,16 +17,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from loongforge_core import BuildContext, ComponentSpec, Encoder, Features, InitialValues, Items, Projector
-from loongforge_core.component import Kind
+from loongforge_core import BuildContext, Encoder, Features, InitialValues, Items, Projector
 from loongforge_core.layers.decoder import Decoder
 from loongforge_core.layers.linear import ColumnLinear, RowLinear
 from loongforge_core.layers.loss import mask_padded_vocabulary
 from loongforge_core.layers.transformer_config import transformer_config
 from loongforge_core.layers.vision import reorder, rows_to_blocks
 from tests.testing.conformance_blind.planted_configs import BlocksConfig, SplitConfig, StripConfig, ThriftyConfig
-
-__all__ = ["EXPECTED", "PLANTED", "Planted"]
 
 NUM_POSITIONS = 8
 
@@ -345,101 +337,3 @@ class NumberedByStageDecoder(ScaledNormsDecoder):
 
     def numbers(self) -> list[int]:
         return [index + 1 for index in range(len(self.decoder.layers))]
-
-
-# ------------------------------------------------------------------------------------------------------------------ table
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A mistake, the same component without it, and the one check that must name it."""
-
-    spec: ComponentSpec
-    healthy: ComponentSpec
-    check: str
-    first_try: str
-    """What the judge said when it was asked for the first time: `caught` by that check, with its first sentence, or `missed`."""
-
-
-def part(kind: Kind, name: str, *, config: str, model: str, processor: str = "StripProcessor") -> ComponentSpec:
-    here = __name__
-    encodes: dict[str, Any] = {"modalities": ("strip",), "processor": f"{here}_configs:{processor}"} if kind == "encoder" else {}
-    return ComponentSpec(kind=kind, name=name, summary="for a test", config=f"{here}_configs:{config}", model=f"{here}:{model}", **encodes)
-
-
-PLANTED: dict[str, Planted] = {
-    "noise seeded by the hash of the file's name": Planted(
-        part("encoder", "hashed_dither", config="StripConfig", model="StripEncoder", processor="HashedDitherProcessor"),
-        part("encoder", "dither", config="StripConfig", model="StripEncoder", processor="DitherProcessor"),
-        "processor",
-        first_try="missed, by every check",
-    ),
-    "rows shorter than a window": Planted(
-        part("encoder", "short_windows", config="ShortWindowsConfig", model="WindowsEncoder"),
-        part("encoder", "windows", config="WindowsConfig", model="WindowsEncoder"),
-        "token_counts",
-        first_try="caught: strip of size (5,): features are [1, 16], its config says [0, 16]",
-    ),
-    "sorted by size, and back by the same order": Planted(
-        part("encoder", "sorted_again", config="StripConfig", model="SortedAgainEncoder"),
-        part("encoder", "sorted", config="StripConfig", model="SortedEncoder"),
-        "order",
-        first_try="caught: its features differ by 1.6 where it is number 1 of 4 (reversed) instead of number 4",
-    ),
-    "positions of each length kept in evaluation": Planted(
-        part("encoder", "remembering", config="StripConfig", model="RememberingEncoder"),
-        part("encoder", "strip", config="StripConfig", model="StripEncoder"),
-        "state",
-        first_try="missed; only derivatives had a finding: the output changes by 0, and its gradient says -22.98",
-    ),
-    "a lambda in a loop of recomputed layers": Planted(
-        part("encoder", "late", config="StripConfig", model="LateEncoder"),
-        part("encoder", "recomputing", config="StripConfig", model="RecomputingEncoder"),
-        "recomputation",
-        first_try="caught: with `train.recompute: full`, gradients of position_embedding.weight differ by 0.79",
-    ),
-    "a norm over this rank's columns": Planted(
-        part("encoder", "local_norm", config="SplitConfig", model="LocalNormEncoder"),
-        part("encoder", "split", config="SplitConfig", model="SplitEncoder"),
-        "layout_tensor",
-        first_try="caught: loss of step 1 differ from one process's by 0.00425, allowed 1e-05",
-    ),
-    "another activation's derivative": Planted(
-        part("projector", "quick_backward", config="ThriftyConfig", model="QuickBackwardProjector"),
-        part("projector", "thrifty", config="ThriftyConfig", model="ThriftyProjector"),
-        "derivatives",
-        first_try="missed, by every check",
-    ),
-    "levels merged along rows": Planted(
-        part("projector", "row_levels", config="BlocksConfig", model="RowLevelsProjector"),
-        part("projector", "blocks", config="BlocksConfig", model="BlocksProjector"),
-        "levels",
-        first_try="missed, by every check",
-    ),
-    "logits capped behind the vocabulary's mask": Planted(
-        part("backbone", "capped_padding", config="CappedConfig", model="CappedPaddingDecoder"),
-        part("backbone", "capped", config="CappedConfig", model="CappedDecoder"),
-        "loss",
-        first_try="caught: rows 265 to 269, which only pad the vocabulary, have logits that take part in the loss",
-    ),
-    "layers numbered from the first of the stage": Planted(
-        part("backbone", "numbered_by_stage", config="ScaledNormsConfig", model="NumberedByStageDecoder"),
-        part("backbone", "scaled_norms", config="ScaledNormsConfig", model="ScaledNormsDecoder"),
-        "layout_pipeline",
-        first_try="caught: loss of step 2 differ from one process's by 0.00143, allowed 1e-05",
-    ),
-}
-
-# Written down before the judge ran for the first time.
-EXPECTED = [
-    ("noise seeded by the hash of the file's name", "processor"),
-    ("rows shorter than a window", "token_counts"),
-    ("sorted by size, and back by the same order", "order"),
-    ("positions of each length kept in evaluation", "state"),
-    ("a lambda in a loop of recomputed layers", "recomputation"),
-    ("a norm over this rank's columns", "layout_tensor"),
-    ("another activation's derivative", "derivatives"),
-    ("levels merged along rows", "levels"),
-    ("logits capped behind the vocabulary's mask", "loss"),
-    ("layers numbered from the first of the stage", "layout_pipeline"),
-]

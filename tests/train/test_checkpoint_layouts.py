@@ -5,29 +5,27 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import models
 import pytest
-import torch
-from megatron.core.dist_checkpointing.mapping import is_main_replica
-from torch import Tensor, distributed
+from moving import SAVED_AT, check, uninterrupted
+from torch import distributed
 
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.model.batch import Batch
-from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import RankError, run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, trainer_in
-from loongforge_core.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from loongforge_core.train.checkpoint import checkpoints, save_checkpoint
 from loongforge_core.train.record import Record, model_of, numbers_of
 from loongforge_core.train.result import StepResult
-from loongforge_core.train.step import Trainer, build_trainer
-from loongforge_core.train.stored import model_state, optimizer_state, steps_of_adam
+from loongforge_core.train.stored import optimizer_state
 
 Compose = Callable[..., Composition]
 Expect = Callable[[Composition], Sequence[StepResult]]
@@ -46,149 +44,6 @@ ENCODER_SPLIT = Layout(data=2, tensor=2, encoders={"image_encoder": 2}, optimize
 ENCODER_STAGE = Layout(pipeline=2, encoder_stage=True)
 EXPERTS_SHARED = Layout(data=2, expert=2, optimizer="distributed")
 EXPERTS_ON_TENSOR_RANKS = Layout(tensor=2, sequence_parallel=True, expert=2, expert_tensor=1)
-
-SAVED_AT, END = 2, 4
-
-
-@dataclass(frozen=True)
-class Box:
-    """Of a whole tensor, as one rank holds it."""
-
-    offset: tuple[int, ...]
-    value: Tensor
-    shape: tuple[int, ...]
-    is_owned: bool
-    """This rank stores it."""
-
-
-Boxes = Mapping[str, Sequence[Box]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One rank's, at the checkpoint and after it."""
-
-    held: Boxes
-    steps_of_adam: int
-    results: Sequence[StepResult]
-
-
-def held(trainer: Trainer) -> Boxes:
-    """Copies of weights, moments and main weights; of whatever this rank has, the copies of others' included."""
-    trainer.gather_weights()
-    found: dict[str, list[Box]] = {}
-    for part in (*model_state(trainer.models)["tensors"].values(), *optimizer_state(trainer.optimizer, trainer.models).values()):
-        found.setdefault(part.key, []).append(
-            Box(part.global_offset, part.data.clone(), part.global_shape, is_main_replica(part.replica_id))
-        )
-    return found
-
-
-def together(ranks: Sequence[Measured]) -> dict[str, Tensor]:
-    """The whole tensors. Where ranks hold copies of the same values, these are equal; every value is stored by one rank."""
-    whole: dict[str, Tensor] = {}
-    owners: dict[str, Tensor] = {}
-    for key, boxes in ((key, boxes) for rank in ranks for key, boxes in rank.held.items()):
-        for box in boxes:
-            tensor = whole.setdefault(key, torch.full(box.shape, torch.nan, dtype=box.value.dtype))
-            place = tuple(slice(start, start + size) for start, size in zip(box.offset, box.value.shape, strict=True))
-            assert torch.equal(torch.where(tensor[place].isnan(), box.value, tensor[place]), box.value), f"copies of {key} differ"
-            tensor[place] = box.value
-            owners.setdefault(key, torch.zeros(box.shape, dtype=torch.int))[place] += box.is_owned
-    wrong = [key for key, count in owners.items() if not (count == 1).all()]
-    assert not wrong, f"stored by no rank or by several: values of {wrong}"
-    return whole
-
-
-# ---- on a rank
-
-
-def start_and_save(composition: Composition, layout: Layout) -> tuple[Measured, Measured]:
-    """Saves on the way; then what an uninterrupted run gives, and a second one that begins at the checkpoint."""
-    data = TrainingData(composition, Registry.discover())
-    trainer = trainer_in(composition, layout)
-    train(trainer, data, 0, SAVED_AT)
-    record = Record(step=SAVED_AT, model=model_of(composition), numbers=numbers_of(composition, data), plugins=())
-    folder = save_checkpoint(Path(composition.run.output_dir), trainer, record)
-    uninterrupted = Measured(held(trainer), steps_of_adam(trainer.optimizer), train(trainer, data, SAVED_AT, END))
-    model = OmniModelProvider(composition=trainer.composition, registry=Registry.discover())()
-    return uninterrupted, go_on(build_trainer(trainer.composition, [model]), data, folder)
-
-
-def save_onto_a_full_disk(composition: Composition, layout: Layout, fails: int) -> None:
-    """Saves twice; the second time, one rank cannot bring its files to disk."""
-    trainer = trainer_in(composition, layout)
-    record = Record(step=1, model=model_of(composition), numbers={}, plugins=())
-    save_checkpoint(Path(composition.run.output_dir), trainer, record)
-    if distributed.get_rank() == fails:
-        os.fsync = fail
-    save_checkpoint(Path(composition.run.output_dir), trainer, replace(record, step=2))
-
-
-def fail(_: int) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def load_and_go_on(composition: Composition, layout: Layout, folder: Path) -> Measured:
-    return go_on(trainer_in(composition, layout), TrainingData(composition, Registry.discover()), folder)
-
-
-def go_on(trainer: Trainer, data: TrainingData, folder: Path) -> Measured:
-    load_checkpoint(folder, trainer)
-    steps = [state["step"] for each in trainer.optimizer.chained_optimizers for state in each.optimizer.state.values()]
-    assert len({id(step) for step in steps}) == len(steps), "parameters share a count of steps, which each then increments"
-    return Measured(held(trainer), steps_of_adam(trainer.optimizer), train(trainer, data, trainer.scheduler.num_steps, END))
-
-
-def train(trainer: Trainer, data: TrainingData, first: int, end: int) -> list[StepResult]:
-    group = trainer.groups.dp
-    return [trainer.step(data.batches(step, rank=group.rank(), size=group.size())) for step in range(first, end)]
-
-
-# ---- compared
-
-
-def check(composition: Composition, source: Layout, *targets: Layout, expected: Sequence[StepResult] | None) -> None:
-    """`expected`: steps of an uninterrupted run in one process; None where rounding differs too much to compare with it."""
-    ranks = run_ranks(start_and_save, source.world_size, composition, source)
-    saved = together([uninterrupted for uninterrupted, _ in ranks])
-    folder = Path(composition.run.output_dir) / "checkpoints" / f"step_{SAVED_AT:08d}"
-    for uninterrupted, resumed in ranks:
-        assert resumed.results == uninterrupted.results, f"{source}: resumed in the same layout"
-        require_same(resumed.held, uninterrupted.held)
-    for target in targets:
-        loaded = run_ranks(load_and_go_on, target.world_size, composition, target, folder)
-        arrived = together(loaded)
-        assert arrived.keys() == saved.keys()
-        different = [key for key in saved if not torch.equal(arrived[key], saved[key])]
-        assert not different, f"{source} -> {target}: {different}"
-        assert {rank.steps_of_adam for rank in loaded} == {SAVED_AT}
-        for rank in loaded if expected else ():
-            require_near(rank.results, expected or (), f"{source} -> {target}")
-
-
-def require_same(theirs: Boxes, ours: Boxes) -> None:
-    assert theirs.keys() == ours.keys()
-    for key in ours:
-        for one, two in zip(theirs[key], ours[key], strict=True):
-            assert one.offset == two.offset and torch.equal(one.value, two.value), key
-
-
-def require_near(given: Sequence[StepResult], expected: Sequence[StepResult], where: str) -> None:
-    for ours, theirs in zip(given, expected, strict=True):
-        assert ours.loss == pytest.approx(theirs.loss, rel=1e-5), where  # I1
-        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4), where
-        assert ours.loss_by_content == pytest.approx(theirs.loss_by_content, rel=1e-5), where
-        assert (ours.router_loss is None) == (theirs.router_loss is None), where
-        assert ours.router_loss is None or ours.router_loss == pytest.approx(theirs.router_loss, rel=1e-5), where
-        assert ours.grad_norm_by_slot == pytest.approx(theirs.grad_norm_by_slot, rel=1e-4), where
-        assert (ours.learning_rate, ours.tokens, ours.samples) == (theirs.learning_rate, theirs.tokens, theirs.samples), where
-
-
-def uninterrupted(composition: Composition) -> list[StepResult]:
-    """Steps of one process that was never stopped."""
-    data, trainer = TrainingData(composition, Registry.discover()), trainer_in(composition, ONE)
-    return train(trainer, data, 0, END)[SAVED_AT:]
 
 
 @pytest.fixture(scope="session")
@@ -209,43 +64,16 @@ def expect() -> Expect:
 
 # Widths that are no powers of two: the ranges of the distributed optimizer, multiples of 64 values, end within rows.
 FOUNDATION = {
-    "type": "qwen2",
+    **models.FOUNDATION,
     "num_layers": 2,
     "hidden_size": 24,
     "ffn_hidden_size": 40,
     "num_attention_heads": 4,
     "num_query_groups": 2,
     "vocab_size": 265,  # odd: padded where the table is split, and the padding is not stored
-    "init_method_std": 0.1,
 }
-EXPERTS = {
-    **{name: value for name, value in FOUNDATION.items() if name != "num_query_groups"},
-    "type": "deepseek_v3",
-    "kv_lora_rank": 12,
-    "qk_head_dim": 8,
-    "qk_pos_emb_head_dim": 4,
-    "v_head_dim": 6,
-    "num_moe_experts": 4,
-    "moe_ffn_hidden_size": 20,
-    "moe_shared_expert_intermediate_size": 20,
-    "moe_layer_freq": [0, 1],
-    "moe_router_topk": 2,
-    "moe_router_num_groups": 1,
-    "moe_router_group_topk": 1,
-    "moe_router_bias_update_rate": 0.01,
-    "mtp_num_layers": 1,
-}
-ENCODER = {
-    "type": "siglip",
-    "image_size": 8,
-    "patch_size": 4,
-    "num_layers": 2,
-    "hidden_size": 20,
-    "ffn_hidden_size": 36,
-    "num_attention_heads": 2,
-    "attention_pooling_head": False,
-    "init_method_std": 0.1,
-}
+EXPERTS = {**FOUNDATION, **models.EXPERTS, "mtp_num_layers": 1}
+ENCODER = {**models.SIGLIP, "hidden_size": 20, "ffn_hidden_size": 36, "num_attention_heads": 2}
 TRAIN = {
     "global_batch_size": 8,
     "micro_batch_size": 1,
@@ -365,6 +193,23 @@ def test_float32_originals_of_bfloat16_weights_move(build: Compose, source: Layo
     check(build(precision="bf16"), source, target, expected=None)
 
 
+# ---- what cannot be written
+
+
+def save_onto_a_full_disk(composition: Composition, layout: Layout, fails: int) -> None:
+    """Saves twice; the second time, one rank cannot bring its files to disk."""
+    trainer = trainer_in(composition, layout)
+    record = Record(step=1, model=model_of(composition), numbers={}, plugins=())
+    save_checkpoint(Path(composition.run.output_dir), trainer, record)
+    if distributed.get_rank() == fails:
+        os.fsync = fail
+    save_checkpoint(Path(composition.run.output_dir), trainer, replace(record, step=2))
+
+
+def fail(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.parametrize("fails", [0, 1])
 def test_what_one_rank_could_not_write_is_no_checkpoint(build: Compose, fails: int) -> None:
     composition = build()
@@ -406,10 +251,10 @@ def test_a_layout_leaves_no_trace_in_the_record(build: Compose) -> None:
 def test_the_position_in_the_data_is_the_step(build: Compose, size: int) -> None:
     """Whatever number of data-parallel ranks goes on: a step's samples, and their order, are those of an uninterrupted run."""
     data = TrainingData(build(images=True), Registry.discover())
-    uninterrupted = list(data.stream(0))
+    whole = list(data.stream(0))
     streams = [data.stream(SAVED_AT, rank=rank, size=size) for rank in range(size)]
-    for step in range(SAVED_AT, len(uninterrupted)):
-        assert tokens(batch for stream in streams for batch in next(stream).batches) == tokens(uninterrupted[step].batches)
+    for step in range(SAVED_AT, len(whole)):
+        assert tokens(batch for stream in streams for batch in next(stream).batches) == tokens(whole[step].batches)
 
 
 def tokens(batches: Iterable[Batch]) -> list[Any]:
