@@ -189,10 +189,9 @@ def trainer_in(composition: Composition, layout: Layout) -> Trainer:
     """The composition on this rank of a layout, with the initial weights that its seed gives."""
     composition = replace(composition, run=layout.settings(composition.run))
     initialise_groups(composition.run.parallel, seed=composition.run.train.seed)
-    registry = Registry.discover()
-    for slot in composition.slots.values():
-        if slot.spec not in [published.spec for published in registry.components(slot.spec.kind)]:
-            registry.register(slot.spec)  # a test's own
+    registry = Registry()  # finding out what else is installed would be a seventh of what a rank does
+    for spec in (composition.recipe, *(slot.spec for slot in composition.slots.values())):
+        registry.register(spec)
     return build_trainer(composition, [OmniModelProvider(composition=composition, registry=registry)()])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -19,11 +19,18 @@ def all_rows(dimensions: Mapping[str, Sequence[Any]], is_valid: Callable[[Row], 
 
 def all_pairs(rows: Sequence[Row], cost: Callable[[Row], float]) -> list[Row]:
     """Rows among those given in which every two values meet that meet in any of them; each time the one that covers most for its cost."""
-    pairs = [frozenset(combinations([(name, str(value)) for name, value in row.items()], 2)) for row in rows]
-    missing = set().union(*pairs)
+    bits: dict[tuple[tuple[str, str], tuple[str, str]], int] = {}
+    # A row's pairs as the bits of a number: thousands of rows are compared again each time.
+    pairs = [sum(1 << bits.setdefault(pair, len(bits)) for pair in pairs_of(row)) for row in rows]
+    costs = [cost(row) for row in rows]
+    missing = (1 << len(bits)) - 1
     chosen = []
     while missing:
-        best = max(range(len(rows)), key=lambda index: len(pairs[index] & missing) / cost(rows[index]))
+        best = max(range(len(rows)), key=lambda index: (pairs[index] & missing).bit_count() / costs[index])
         chosen.append(rows[best])
-        missing -= pairs[best]
+        missing &= ~pairs[best]
     return chosen
+
+
+def pairs_of(row: Row) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    return combinations([(name, str(value)) for name, value in row.items()], 2)

@@ -28,11 +28,14 @@ __all__ = ["check_published_model", "check_published_size", "names_on_disk", "pu
 
 
 def check_published_size(
-    name: str, model_class: Any, model_config: Any, *, parameters: int | None = None, registry: Registry | None = None, **inferred: int
+    name: str, model_class: Any, model_config: Any, *, parameters: int | None = None, registry: Registry | None = None, **fields: Any
 ) -> None:
-    """Parameters, every tensor's name on disk and shape, and every key of config.json; `inferred` are fields that core would fill in."""
+    """Parameters, every tensor's name on disk and shape, and every key of config.json.
+
+    `fields` are those that core would fill in, or that differ from the published ones: of a giant, as many layers as are different.
+    """
     registry = registry or Registry.discover()
-    config = published_config(name, registry, inferred)
+    config = published_config(name, registry, fields)
     with torch.device("meta"):
         reference = model_class(model_config)
     with ours(config, registry=registry, device=torch.device("meta")) as built:
@@ -79,14 +82,14 @@ def check_tensors(name: str, built: Ours, reference: Any, parameters: int | None
     assert parameters in (None, count), f"{name} has {count:,} parameters, published are {parameters:,}"
 
 
-def published_config(name: str, registry: Registry, inferred: Mapping[str, int]) -> ComponentConfig:
-    """The config that a plugin's `GROUP/NAME.yaml` describes."""
+def published_config(name: str, registry: Registry, other: Mapping[str, Any]) -> ComponentConfig:
+    """The config that a plugin's `GROUP/NAME.yaml` describes, with some other fields."""
     files = [file for folder in registry.config_folders if (file := folder.path / f"{name}.yaml").is_file()]
     assert len(files) == 1, f"{name}.yaml is published {len(files)} times"
     tree = yaml.safe_load(files[0].read_text(encoding="utf-8"))
     (spec,) = (each.spec for each in registry.components() if each.spec.name == tree["type"] and each.spec.kind != "recipe")
     fields = {key: value for key, value in tree.items() if key != "type"}
-    config: ComponentConfig = registry.load(spec, "config")(**fields, **inferred)
+    config: ComponentConfig = registry.load(spec, "config")(**{**fields, **other})
     return config
 
 
