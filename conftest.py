@@ -1,12 +1,8 @@
-"""For every test: Megatron runs without an accelerator, and one thread a process, since tests of ranks start several at once."""
+"""For every test: no accelerator, one thread a process, since tests of ranks start several at once, and nothing of a launcher around it."""
 
-import gc
 import os
 
-# Until tests are collected: what they import stays, and looking for garbage in it would be a sixth of the time.
-gc.disable()
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 from collections.abc import Iterable
 
@@ -18,6 +14,8 @@ from loongforge_core.parallel.cpu import hide_accelerators, prepare_megatron
 os.environ.setdefault("HIDDEN_FROM_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "nothing was set"))
 hide_accelerators()
 prepare_megatron()
+for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
+    os.environ.pop(name, None)
 
 # `make test` has two passes, one for each Megatron-Core. What does not depend on it is in the pass of the older one only. In that of the
 # newer one only, which is what clusters run, are most layouts; a sample of them is in both, and what Megatron's versions differ in most.
@@ -131,11 +129,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left = [item for item in items if is_for_the_other_pass(item.nodeid) or item.get_closest_marker("giant")]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
 
 
 def is_for_the_other_pass(name: str) -> bool:

@@ -46,19 +46,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     Image.new("L", (8, 8), 100).save(run.folder / "seven.png")
     (run.folder / "cut.png").write_bytes((run.folder / "seven.png").read_bytes()[:45])
     (run.folder / "good.jsonl").write_text(json.dumps(GOOD) + "\n")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert main(["train", "digits", *run.overrides(run.output), "train.export_hf=true"]) == 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["train", "digits", *run.overrides(run.output), "train.export_hf=true"]) == 0
     return run
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

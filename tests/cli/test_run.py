@@ -46,12 +46,6 @@ class Run:
         return ["digits", *self.overrides]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the commands leave it alone, then
-    torch.set_num_threads(1)
-
-
 def write_questions(folder: Path) -> Path:
     random, lines, number = np.random.default_rng(0), [], 0
     (folder / "images").mkdir()
@@ -72,11 +66,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
     data = write_questions(folder)
     overrides = [*SMALL, f"data.path={data}", f"data.eval_path={data}", "train.eval_interval=50", f"output_dir={folder / 'out'}"]
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            assert main(["train", "digits", *overrides]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["train", "digits", *overrides]) == 0
     return Run(folder / "out", overrides, said.getvalue())
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 sys.path.append(str(Path(__file__).parent / "faults"))
 
@@ -57,7 +56,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     """Ten steps in one process, and the data that they were on; forty of its questions in a file."""
     folder = tmp_path_factory.mktemp("alone")
-    torch.set_num_threads(1)
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         status = main(["train", "digits", *SHORT, "data.eval_path=null", f"output_dir={folder}"])
     questions = (folder / "data" / "test.jsonl").read_text().splitlines(keepends=True)

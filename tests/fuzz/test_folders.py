@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 from mutations import damaged
 
 from loongforge_core.config.check import load_composition
@@ -58,7 +57,6 @@ class Model:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     registry, home = Registry.discover(), tmp_path_factory.mktemp("model")
     composition = load_composition("digits", [*CHANGES, f"output_dir={home}"], registry=registry)
-    torch.set_num_threads(1)
     logging.getLogger("dcp_logger").setLevel(logging.WARNING)  # torch says what it loads, a line each
     with single_process():
         trainer = build_trainer(composition, [OmniModelProvider(composition=composition, registry=registry)()])

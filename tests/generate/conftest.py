@@ -57,7 +57,6 @@ def maker(composition: Composition) -> SampleMaker:
 
 @pytest.fixture(scope="module")  # not longer: tests of other folders join process groups of their own
 def memorised(composition: Composition, maker: SampleMaker, conversations: list[Conversation]) -> Iterator[OmniCombinationModel]:
-    torch.set_num_threads(1)
     with single_process(seed=1):
         model = OmniModelProvider(composition=composition, registry=Registry.discover())()
         batch = collate([maker.sample(each) for each in conversations])

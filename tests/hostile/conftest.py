@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent))
@@ -41,16 +40,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A step of training on it: its checkpoint and its Hugging Face folder."""
     place = Place(data, tmp_path_factory.mktemp("run"))
-    torch.set_num_threads(1)
-    with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
-        alone(patch)
+    with contextlib.redirect_stdout(io.StringIO()):
         assert main(["train", "digits", *place.overrides(), "train.export_hf=true"]) == 0
     return place.folder / "out"
 
 
 @pytest.fixture
 def place(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    alone(monkeypatch)
     monkeypatch.setenv("SECRET", SECRET)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "attack").mkdir()
@@ -58,12 +54,6 @@ def place(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     with time_limit(60.0):
         yield found
     assert not found.canary.exists()
-
-
-def alone(patch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
-        patch.delenv(name, raising=False)
-    patch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,6 @@ def test_the_page_of_components_is_up_to_date() -> None:
 
 def test_a_combination_trains_saves_and_loads(triple: Triple, tmp_path: Path) -> None:
     """Samples with one, two and no items; every parameter that trains has a finite gradient, and none of them is nothing but zero."""
-    torch.set_num_threads(1)
     composition = written(triple, registry, tmp_path)
     with single_process():
         trainer, data = trainer_of(composition), TrainingData(composition, registry)

@@ -57,7 +57,6 @@ def registry() -> Registry:
 
 @pytest.fixture(autouse=True)
 def one_process() -> Iterator[None]:
-    torch.set_num_threads(1)
     with single_process():
         yield
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from loongforge_core.cli.main import main
@@ -89,8 +88,6 @@ class Reader:
 @pytest.fixture
 def reader(site: Path, install: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the commands leave it alone, then
-    torch.set_num_threads(1)
     for name in [name for name in sys.modules if name.partition(".")[0] in {path.name for path in site.iterdir()}]:
         monkeypatch.delitem(sys.modules, name)  # of the page before, where it was installed
     return Reader(install)

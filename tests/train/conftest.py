@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from loongforge_core.config.check import load_composition
@@ -84,6 +83,5 @@ def compose(registry: Registry, data_file: Path, tmp_path: Path) -> Compose:
 
 @pytest.fixture
 def one_process() -> Iterator[None]:
-    torch.set_num_threads(1)
     with single_process():
         yield

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import distributed
 
 from loongforge_core.config.check import load_composition
@@ -54,7 +53,6 @@ def record_of(composition: Composition, step: int) -> Record:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
     output = tmp_path_factory.mktemp("run")
     composition = load_composition("digits", [*SMALL, f"output_dir={output}"], registry=Registry.discover())
-    torch.set_num_threads(1)
     with single_process():
         trainer = trainer_of(composition)
         save_checkpoint(output, trainer, record_of(composition, 1))

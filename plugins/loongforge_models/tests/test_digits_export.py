@@ -23,11 +23,8 @@ STEPS = 150
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short `loongforge train digits`, evaluated on the held-out images."""
     output = tmp_path_factory.mktemp("digits") / "run"
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        small = [f"train.steps={STEPS}", "train.global_batch_size=32", "train.micro_batch_size=32", "train.lr_warmup_steps=10"]
-        assert main(["train", "digits", f"output_dir={output}", *small]) == 0
+    small = [f"train.steps={STEPS}", "train.global_batch_size=32", "train.micro_batch_size=32", "train.lr_warmup_steps=10"]
+    assert main(["train", "digits", f"output_dir={output}", *small]) == 0
     return output
 
 

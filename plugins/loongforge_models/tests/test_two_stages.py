@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,12 @@ def begin(name: str, folder: Path, *arguments: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both, one after the other, in `align` and `finetune`."""
     folder = tmp_path_factory.mktemp("stages")
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
-            patch.delenv(name, raising=False)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        assert begin("digits_align", folder / "align", "--without", "loongforge-audio") == 0
-        assert begin("digits_finetune", folder / "finetune", *second(folder)) == 0
-        yield folder
+    assert begin("digits_align", folder / "align", "--without", "loongforge-audio") == 0
+    assert begin("digits_finetune", folder / "finetune", *second(folder)) == 0
+    return folder
 
 
 def second(stages: Path) -> list[str]:
