@@ -6,7 +6,6 @@
 # make test-crash     a run of two processes, killed two hundred times, with the newer Megatron: minutes; KILLS=60 does it sixty times
 # make check-plugins  every check of the conformance kit on every component here: minutes
 # make fuzz     ten thousand damaged files of each kind, with the older Megatron: an hour; FILES=1000 does a tenth of it
-# make test-giants    names, shapes and numbers of parameters of the published models of 235 billion parameters and more
 # make bench    speed, as ratios within one run
 # make docs     the page of components, and the code in the authors' pages
 
@@ -40,7 +39,7 @@ KILLS ?= 200
 # How many files of each kind `make fuzz` damages.
 FILES ?= 10000
 
-.PHONY: demo test fuzz test-giants test-layouts test-crash test-matrix check-plugins check format lint types contracts bench docs install clean
+.PHONY: demo test fuzz test-layouts test-crash test-matrix check-plugins check format lint types contracts bench docs install clean
 
 demo: install
 	$(BIN)/loongforge train digits
@@ -84,9 +83,6 @@ check-plugins: $(VENV)/test-tools
 
 fuzz: $(VENV)/test-tools
 	$(WITH_OLDER) $(BIN)/python -m pytest -q -n 2 tests/fuzz --fuzz $(FILES)
-
-test-giants: $(VENV)/test-tools
-	$(BIN)/python -m pytest -q -m giant plugins
 
 check: lint types contracts test
 

@@ -122,11 +122,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The slowest files first; in one of the two passes, leaves to the other what one of them is enough for, and giants to neither."""
+    """The slowest files first; in one of the two passes, leaves to the other what one of them is enough for."""
     items.sort(key=lambda item: next((place for place, file in enumerate(FIRST) if item.nodeid.startswith(file)), len(FIRST)))
     if "EXPECT_MEGATRON" not in os.environ:
         return
-    left = [item for item in items if is_for_the_other_pass(item.nodeid) or item.get_closest_marker("giant")]
+    left = [item for item in items if is_for_the_other_pass(item.nodeid)]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
 
