@@ -12,6 +12,7 @@ from typing import Any
 import loongforge_models
 import pytest
 import torch
+from models import EXPERTS
 from torch import Tensor, distributed
 
 from loongforge_core.config.check import composition_from
@@ -41,28 +42,11 @@ FOUNDATION = {
     "vocab_size": 265,
 }
 
-EXPERTS = {
-    "type": "deepseek_v3",
-    "num_query_groups": None,
-    "kv_lora_rank": 12,
-    "qk_head_dim": 8,
-    "qk_pos_emb_head_dim": 4,
-    "v_head_dim": 6,
-    "num_moe_experts": 4,
-    "moe_ffn_hidden_size": 20,
-    "moe_shared_expert_intermediate_size": 20,
-    "moe_layer_freq": [0, 1],
-    "moe_router_topk": 2,
-    "moe_router_num_groups": 1,
-    "moe_router_group_topk": 1,
-    "mtp_num_layers": 1,
-}
-
 MODELS: dict[str, dict[str, Any]] = {
     "a LLaVA": {"image_encoder": {"type": "siglip"}, "foundation": {}},
     "tied": {"image_encoder": {"type": "siglip"}, "foundation": {"untie_embeddings_and_output_weights": False}},
     "a folder per slot": {"image_encoder": {"type": "siglip", "final_norm": True}, "foundation": {}},
-    "experts": {"image_encoder": {"type": "siglip"}, "foundation": EXPERTS},
+    "experts": {"image_encoder": {"type": "siglip"}, "foundation": {**EXPERTS, "mtp_num_layers": 1}},
     "no published format": {"image_encoder": {"type": "unpublished"}, "foundation": {"type": "own"}},
 }
 
