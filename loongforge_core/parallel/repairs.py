@@ -140,6 +140,21 @@ def sum_head_norms_as_marked(allreduce: Callable[..., None]) -> Callable[..., No
     return allreduce_as_marked
 
 
+def set_in_any_shape(scaler: Any) -> Any:
+    """A scale of another shape than the one that is set is dropped; of the same, it is filled, as CUDA graphs need it."""
+    fill = scaler.set_loss_scale
+
+    @functools.wraps(fill)
+    def set_loss_scale(scale: Any) -> None:
+        left = scaler.main_loss_backward_scale
+        if left is not None and left.shape != scale.shape:
+            scaler.main_loss_backward_scale = None
+        fill(scale)
+
+    scaler.set_loss_scale = staticmethod(set_loss_scale)
+    return scaler
+
+
 class NoTransformerEngineLinear:
     """Nothing is an instance of it."""
 
@@ -188,6 +203,13 @@ REPAIRS: tuple[Replacement, ...] = (
         when_built(recompute_with_gradient),
         "with full recomputation layers whose input needs no gradient, as behind a frozen embedding, get none, in silence",
         "the frozen cases of tests/model/test_recomputation.py pass without it",
+    ),
+    Replacement(
+        "megatron.core.transformer.moe.moe_utils",
+        "MoEAuxLossAutoScaler",
+        set_in_any_shape,
+        "a backward pass without a schedule leaves a scale of routers' losses without dimensions in the class; a schedule cannot fill that",
+        "tests/parallel/test_traps.py passes without it",
     ),
     Replacement(
         "megatron.core.transformer.attention",

@@ -20,6 +20,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.post_training.modelopt.layers import Linear
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import MLATransformerConfig, ModuleSpec, TransformerConfig, multi_latent_attention
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.spec_utils import build_module
 from torch import Tensor
 
@@ -242,3 +243,22 @@ def test_mrope_of_packed_rows_on_context_parallel_ranks_is_each_sequences_own() 
         torch.testing.assert_close(rank.with_whole_embedding, rank.alone, rtol=0, atol=1e-6)
         torch.testing.assert_close(rank.by_token, rank.alone, rtol=0, atol=1e-6)
         assert knows_packing or (rank.packed - rank.alone).abs().max() > 1
+
+
+# ---- the scale of routers' losses -----------------------------------------------------------------------------------
+
+
+def test_a_schedule_sets_the_scale_of_routers_losses_whatever_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a gradient that somebody looked at in a notebook."""
+    monkeypatch.setattr(MoEAuxLossAutoScaler, "main_loss_backward_scale", None)
+
+    def gradient() -> float:
+        loss = torch.ones(1, requires_grad=True)
+        MoEAuxLossAutoScaler.apply(torch.ones(1, requires_grad=True), loss).sum().backward()
+        assert loss.grad is not None
+        return loss.grad.item()
+
+    assert gradient() == 1.0  # without a schedule
+    for scale in (3.0, 0.25):
+        MoEAuxLossAutoScaler.set_loss_scale(torch.full((1,), scale))
+        assert gradient() == scale

@@ -39,10 +39,8 @@ LENGTHS = (11, 7, 4)
 
 @contextmanager
 def in_one_process() -> Iterator[None]:
-    """This process alone, and nothing of what it does is left behind.
-
-    Megatron keeps the scale of routers' losses in a class, in the shape that the first pass of a process gave it.
-    """
+    """This process alone; nothing of what it did before counts, nor is anything left behind: Megatron keeps the scale of routers' losses in
+    a class."""
     before = MoEAuxLossAutoScaler.main_loss_backward_scale
     MoEAuxLossAutoScaler.main_loss_backward_scale = None
     try:
