@@ -97,7 +97,7 @@ def summary_of(row: Row) -> str:
 def validate(args: argparse.Namespace) -> None:
     """Loads a composition with every check, and says what it is."""
     from loongforge_core.config.check import idle_settings, layout_dependences, load_composition, long_items, missing_backends
-    from loongforge_core.config.layout import describe_layout
+    from loongforge_core.config.layout.words import describe_layout
 
     registry = Registry.discover(without=args.without)
     composition = load_composition(

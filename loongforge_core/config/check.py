@@ -9,8 +9,8 @@ from typing import Any
 
 from loongforge_core.component import ComponentSpec, RecipeConfig
 from loongforge_core.config.composition import Composition, Slot
-from loongforge_core.config.layout_check import check_layout
-from loongforge_core.config.layout_job import Purpose
+from loongforge_core.config.layout.check import check_layout
+from loongforge_core.config.layout.job import Purpose
 from loongforge_core.config.library import Library
 from loongforge_core.config.paths import locate_run, locate_slots
 from loongforge_core.config.provenance import Provenance

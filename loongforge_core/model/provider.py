@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from loongforge_core.config.composition import Composition, Slot
-from loongforge_core.config.layout import layers_of_stages, tensor_size
+from loongforge_core.config.layout.sizes import layers_of_stages, tensor_size
 from loongforge_core.config.slot_names import FOUNDATION, encoder_slot, slot_modality
 from loongforge_core.errors import PluginError
 from loongforge_core.layers.interfaces import Backbone, BuildContext, Component, PipelineStage, Recipe

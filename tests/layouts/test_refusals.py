@@ -25,8 +25,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from loongforge_core.component import ComponentConfig, ComponentSpec
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
-from loongforge_core.config.layout import layers_of_stages
-from loongforge_core.config.layout_check import check_layout
+from loongforge_core.config.layout.check import check_layout
+from loongforge_core.config.layout.sizes import layers_of_stages
 from loongforge_core.config.provenance import Provenance
 from loongforge_core.config.sentences import Findings
 from loongforge_core.config.slot_names import FOUNDATION

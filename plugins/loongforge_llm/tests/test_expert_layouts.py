@@ -11,7 +11,7 @@ import torch
 
 from loongforge_core.config.check import composition_from, layout_dependences
 from loongforge_core.config.composition import Composition
-from loongforge_core.config.layout import describe_layout
+from loongforge_core.config.layout.words import describe_layout
 from loongforge_core.errors import ConfigError
 from loongforge_core.layers import experts
 from loongforge_core.model.batch import Batch

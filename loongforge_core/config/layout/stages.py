@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from loongforge_core.config.layout_job import Job, Problem, around, division
+from loongforge_core.config.layout.job import Job, Problem, around, division
 from loongforge_core.config.slot_names import FOUNDATION
 
 __all__ = ["layers_over_stages", "stage_of_the_encoders"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from loongforge_core.config.composition import Slot
-from loongforge_core.config.layout_job import PROCESSES, Job, Problem, Purpose
-from loongforge_core.config.layout_rules import RULES, batch, processes
+from loongforge_core.config.layout.job import PROCESSES, Job, Problem, Purpose
+from loongforge_core.config.layout.rules import RULES, batch, processes
 from loongforge_core.config.sentences import Findings
 from loongforge_core.config.settings import RunSettings
 

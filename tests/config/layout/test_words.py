@@ -8,7 +8,7 @@ import pytest
 from trees import LARGE, changed_at
 
 from loongforge_core.config.check import composition_from
-from loongforge_core.config.layout import describe_layout
+from loongforge_core.config.layout.words import describe_layout
 from loongforge_core.registry.registry import Registry
 
 

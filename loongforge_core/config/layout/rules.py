@@ -1,15 +1,15 @@
 """What a parallel layout and a batch must fulfil: everything that Megatron-Core, or a component, would refuse in the run, said before.
 
-Each rule says what is wrong, with its arithmetic, and in which values a way out may lie; `layout_check` finds the nearest by trying.
+Each rule says what is wrong, with its arithmetic, and in which values a way out may lie; `check` finds the nearest by trying.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from loongforge_core.config.layout import expert_processes, expert_tensor_size, model_processes, replicas, tensor_size
-from loongforge_core.config.layout_job import PROCESSES, Job, Problem, around, division, divisors_around
-from loongforge_core.config.layout_stages import layers_over_stages, stage_of_the_encoders
+from loongforge_core.config.layout.job import PROCESSES, Job, Problem, around, division, divisors_around
+from loongforge_core.config.layout.sizes import expert_processes, expert_tensor_size, model_processes, replicas, tensor_size
+from loongforge_core.config.layout.stages import layers_over_stages, stage_of_the_encoders
 from loongforge_core.config.settings import ParallelSettings
 from loongforge_core.config.slot_names import FOUNDATION, projector_slot, slot_modality
 
