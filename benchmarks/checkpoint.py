@@ -18,8 +18,9 @@ from loongforge_core.model.batch import Batch
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import load_checkpoint, save_checkpoint
-from loongforge_core.train.record import Record, model_of
+from loongforge_core.train.checkpoint.load import load_checkpoint
+from loongforge_core.train.checkpoint.record import Record, model_of
+from loongforge_core.train.checkpoint.save import save_checkpoint
 from loongforge_core.train.step import Trainer, build_trainer
 
 FOUNDATION = {

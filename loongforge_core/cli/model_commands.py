@@ -24,7 +24,9 @@ from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import agreed
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import checkpoints, find_checkpoint, load_model, save_start
+from loongforge_core.train.checkpoint.folders import checkpoints, find_checkpoint
+from loongforge_core.train.checkpoint.load import load_model
+from loongforge_core.train.checkpoint.save import save_start
 from loongforge_core.train.held_out import BEST, best_checkpoint
 from loongforge_core.train.loop import train as train_model
 from loongforge_core.train.metrics import EVALUATIONS_FILE, METRICS_FILE

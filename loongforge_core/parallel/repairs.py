@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import logging
 import multiprocessing.dummy
 import queue
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["REPAIRS", "Replacement", "writing_in_this_process"]
+__all__ = ["REPAIRS", "Replacement", "quiet", "writing_in_this_process"]
 
 
 @dataclass(frozen=True)
@@ -248,3 +250,17 @@ def writing_in_this_process() -> Iterator[None]:
         yield
     finally:
         filesystem_async.mp, filesystem_async._results_queue = before
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Megatron and torch say of their own calls to each other (deprecations), about which nobody here can do anything."""
+    logger = logging.getLogger("megatron.core.dist_checkpointing")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -26,7 +26,7 @@ from loongforge_core.errors import CheckpointError
 from loongforge_core.generate.evaluate import Prediction, answer_questions, exact_match, open_questions, replace_text
 from loongforge_core.generate.greedy import GreedyDecoder
 from loongforge_core.generate.held_out import held_out_loss
-from loongforge_core.train.checkpoint import FOLDER, checkpoints
+from loongforge_core.train.checkpoint.folders import FOLDER, checkpoints
 from loongforge_core.train.step import Trainer
 
 __all__ = ["BEST", "Evaluation", "HeldOut", "best_checkpoint", "best_of", "write_best"]

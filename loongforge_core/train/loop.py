@@ -17,7 +17,7 @@ from loongforge_core.generate.evaluate import Prediction
 from loongforge_core.model.combination import OmniCombinationModel
 from loongforge_core.parallel.launch import agreed
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import newest_checkpoint
+from loongforge_core.train.checkpoint.folders import newest_checkpoint
 from loongforge_core.train.metrics import METRICS_FILE
 from loongforge_core.train.notice import noticing
 from loongforge_core.train.prepare import Run, prepare

@@ -22,18 +22,13 @@ from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.bookkeeping import pieces
 from loongforge_core.parallel.launch import agreed
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import (
-    expected_bytes,
-    find_checkpoint,
-    load_checkpoint,
-    load_model,
-    newest_checkpoint,
-    prepare_folder,
-)
+from loongforge_core.train.checkpoint.folders import find_checkpoint, newest_checkpoint, prepare_folder
+from loongforge_core.train.checkpoint.load import load_checkpoint, load_model
+from loongforge_core.train.checkpoint.record import Record, model_of, numbers_of, read_record, require_model, require_numbers
+from loongforge_core.train.checkpoint.save import expected_bytes
 from loongforge_core.train.disk import shortage, writing
 from loongforge_core.train.held_out import HeldOut
 from loongforge_core.train.progress import Progress
-from loongforge_core.train.record import Record, model_of, numbers_of, read_record, require_model, require_numbers
 from loongforge_core.train.skipped_steps import SkippedSteps
 from loongforge_core.train.step import Trainer, build_trainer
 from loongforge_core.train.summary import trainable_table

@@ -10,7 +10,8 @@ from functools import partial
 from torch import distributed
 
 from loongforge_core.parallel.launch import agreed
-from loongforge_core.train.checkpoint import checkpoints, newest_checkpoint, remove_old, save_checkpoint
+from loongforge_core.train.checkpoint.folders import checkpoints, newest_checkpoint, remove_old
+from loongforge_core.train.checkpoint.save import save_checkpoint
 from loongforge_core.train.disk import writing
 from loongforge_core.train.held_out import write_best
 from loongforge_core.train.metrics import EVALUATIONS_FILE, METRICS_FILE, Metrics, read_lines

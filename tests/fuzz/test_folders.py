@@ -23,8 +23,9 @@ from loongforge_core.errors import InputError
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import load_checkpoint, save_checkpoint
-from loongforge_core.train.record import RECORD_FILE, Record, model_of, read_record
+from loongforge_core.train.checkpoint.load import load_checkpoint
+from loongforge_core.train.checkpoint.record import RECORD_FILE, Record, model_of, read_record
+from loongforge_core.train.checkpoint.save import save_checkpoint
 from loongforge_core.train.step import Trainer, build_trainer
 from loongforge_core.weights.export_hf import export_hf
 from loongforge_core.weights.load import import_model

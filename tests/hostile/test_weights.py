@@ -16,8 +16,8 @@ import pytest
 import torch
 from attacks import DEEP, Place, code, payload, refused, with_code
 
-from loongforge_core.train.record import read_record
-from loongforge_core.train.refuse_code import MetadataUnpickler
+from loongforge_core.train.checkpoint.record import read_record
+from loongforge_core.train.checkpoint.refuse_code import MetadataUnpickler
 
 
 def test_the_canary_sings(place: Place) -> None:

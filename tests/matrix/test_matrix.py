@@ -20,8 +20,9 @@ from loongforge_core.data.training_data import TrainingData
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry import Registry
-from loongforge_core.train.checkpoint import load_checkpoint, save_checkpoint
-from loongforge_core.train.record import Record, model_of, numbers_of
+from loongforge_core.train.checkpoint.load import load_checkpoint
+from loongforge_core.train.checkpoint.record import Record, model_of, numbers_of
+from loongforge_core.train.checkpoint.save import save_checkpoint
 from loongforge_core.train.step import Trainer, build_trainer
 
 SAMPLE = 12

@@ -17,11 +17,12 @@ from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, trainer_in
-from loongforge_core.train.checkpoint import load_checkpoint, save_checkpoint
-from loongforge_core.train.record import Record, model_of, numbers_of
+from loongforge_core.train.checkpoint.load import load_checkpoint
+from loongforge_core.train.checkpoint.record import Record, model_of, numbers_of
+from loongforge_core.train.checkpoint.save import save_checkpoint
+from loongforge_core.train.checkpoint.stored import model_state, optimizer_state, steps_of_adam
 from loongforge_core.train.result import StepResult
 from loongforge_core.train.step import Trainer, build_trainer
-from loongforge_core.train.stored import model_state, optimizer_state, steps_of_adam
 
 SAVED_AT, END = 2, 4
 

@@ -24,18 +24,10 @@ from loongforge_core.errors import CheckpointError, LoongForgeError
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.repairs import writing_in_this_process
 from loongforge_core.registry import Registry
-from loongforge_core.train import checkpoint
-from loongforge_core.train.checkpoint import (
-    checkpoints,
-    find_checkpoint,
-    load_checkpoint,
-    load_model,
-    newest_checkpoint,
-    remove_old,
-    remove_unfinished,
-    save_checkpoint,
-)
-from loongforge_core.train.record import (
+from loongforge_core.train.checkpoint import save as saving
+from loongforge_core.train.checkpoint.folders import checkpoints, find_checkpoint, newest_checkpoint, remove_old, remove_unfinished
+from loongforge_core.train.checkpoint.load import load_checkpoint, load_model, reads_common_state_of_0_19
+from loongforge_core.train.checkpoint.record import (
     FORMAT,
     RECORD_FILE,
     Record,
@@ -46,7 +38,9 @@ from loongforge_core.train.record import (
     require_model,
     require_numbers,
 )
-from loongforge_core.train.refuse_code import MetadataUnpickler
+from loongforge_core.train.checkpoint.refuse_code import MetadataUnpickler
+from loongforge_core.train.checkpoint.save import save_checkpoint
+from loongforge_core.train.checkpoint.state import state_of
 from loongforge_core.train.step import Trainer, build_trainer
 
 Compose = Callable[..., Composition]
@@ -204,7 +198,7 @@ def test_an_unfinished_checkpoint_is_invisible(saved: Saved, monkeypatch: pytest
         raise OSError("no space left on device")
 
     output = Path(saved.composition.run.output_dir)
-    monkeypatch.setattr(checkpoint, "write_through", fail)
+    monkeypatch.setattr(saving, "write_through", fail)
     with pytest.raises(LoongForgeError, match=f"step_00000004 could not be written: no space left.*as it was: {saved.folder}"):
         save_checkpoint(output, saved.trainer, record_of(saved.composition, saved.data, 4))
     assert checkpoints(output) == {3: saved.folder} and newest_checkpoint(output) == saved.folder
@@ -220,7 +214,7 @@ def test_an_old_checkpoint_is_complete_until_it_is_invisible(tmp_path: Path, mon
     remove_old(tmp_path, keep=0)
     assert list(checkpoints(tmp_path)) == [2, 4, 6]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint.shutil, "rmtree", stop)
+        patch.setattr(shutil, "rmtree", stop)
         remove_old(tmp_path, keep=1)
     assert list(checkpoints(tmp_path)) == [4, 6]
     remove_unfinished(tmp_path)
@@ -276,7 +270,7 @@ def test_a_checkpoint_of_a_later_megatron_says_what_to_install(saved: Saved, reg
         with pytest.raises(CheckpointError, match=r"install megatron-core>=0\.19"):
             load_checkpoint(saved.folder, trainer_of(saved.composition, registry))
     else:
-        assert checkpoint.reads_common_state_of_0_19()
+        assert reads_common_state_of_0_19()
 
 
 # ---- nothing in it is executed
@@ -299,7 +293,7 @@ def test_code_in_a_checkpoint_is_refused(saved: Saved, registry: Registry, tmp_p
     elif where == "common.pt":
         torch.save({"a": Payload(mark)}, saved.folder / where)
     else:
-        state = checkpoint.state_of(saved.trainer)
+        state = state_of(saved.trainer)
         state["x"] = dist_checkpointing.ShardedObject("x", Payload(mark), (1,), (0,))
         shutil.rmtree(saved.folder)
         saved.folder.mkdir()

@@ -22,10 +22,11 @@ from loongforge_core.model.batch import Batch
 from loongforge_core.parallel.launch import RankError, run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, trainer_in
-from loongforge_core.train.checkpoint import checkpoints, save_checkpoint
-from loongforge_core.train.record import Record, model_of, numbers_of
+from loongforge_core.train.checkpoint.folders import checkpoints
+from loongforge_core.train.checkpoint.record import Record, model_of, numbers_of
+from loongforge_core.train.checkpoint.save import save_checkpoint
+from loongforge_core.train.checkpoint.stored import optimizer_state
 from loongforge_core.train.result import StepResult
-from loongforge_core.train.stored import optimizer_state
 
 Compose = Callable[..., Composition]
 Expect = Callable[[Composition], Sequence[StepResult]]

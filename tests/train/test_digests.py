@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from megatron.core import dist_checkpointing
 from torch import distributed
 
 from loongforge_core.config.check import load_composition
@@ -21,10 +22,11 @@ from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.groups import initialise_groups
 from loongforge_core.parallel.launch import run_ranks, single_process
 from loongforge_core.registry import Registry
-from loongforge_core.train import checkpoint, digests
-from loongforge_core.train.checkpoint import load_checkpoint, load_model, save_checkpoint
-from loongforge_core.train.digests import Digest, digest_of
-from loongforge_core.train.record import RECORD_FILE, Record, model_of, read_record
+from loongforge_core.train.checkpoint import digests, load
+from loongforge_core.train.checkpoint.digests import Digest, digest_of
+from loongforge_core.train.checkpoint.load import load_checkpoint, load_model
+from loongforge_core.train.checkpoint.record import RECORD_FILE, Record, model_of, read_record
+from loongforge_core.train.checkpoint.save import save_checkpoint
 from loongforge_core.train.step import Trainer, build_trainer
 
 SMALL = (
@@ -84,8 +86,8 @@ def refused(saved: Saved, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         raise AssertionError("it was read")
 
     with monkeypatch.context() as patch, pytest.raises(CheckpointError) as caught:
-        patch.setattr(checkpoint, "refuse_code", read)
-        patch.setattr(checkpoint.dist_checkpointing, "load", read)
+        patch.setattr(load, "refuse_code", read)
+        patch.setattr(dist_checkpointing, "load", read)
         load_checkpoint(folder, saved.trainer)
     with pytest.raises(CheckpointError) as of_model:
         load_model(folder, saved.trainer.models, saved.trainer.composition)

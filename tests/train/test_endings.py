@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from megatron.core import dist_checkpointing
 from runs import lines_of, quiet
 from torch import distributed
 
@@ -20,8 +21,9 @@ from loongforge_core.parallel import forked
 from loongforge_core.parallel.groups import initialise_groups
 from loongforge_core.parallel.launch import RankError, run_ranks
 from loongforge_core.registry import Registry
-from loongforge_core.train import checkpoint, notice
-from loongforge_core.train.checkpoint import checkpoints, expected_bytes, prepare_folder
+from loongforge_core.train import notice
+from loongforge_core.train.checkpoint.folders import checkpoints, prepare_folder
+from loongforge_core.train.checkpoint.save import expected_bytes
 from loongforge_core.train.disk import bytes_of, shortage
 from loongforge_core.train.held_out import HeldOut
 from loongforge_core.train.loop import train
@@ -70,7 +72,7 @@ def run(composition: Composition, mishap: Mishap | None) -> tuple[int, str | Non
 def arrange(mishap: Mishap) -> None:
     places: dict[str, tuple[Any, str]] = {
         "training": (Trainer, "step"),
-        "saving": (checkpoint.dist_checkpointing, "save"),
+        "saving": (dist_checkpointing, "save"),
         "evaluating": (HeldOut, "evaluate"),
     }
     owner, name = places[mishap.when]

@@ -22,7 +22,8 @@ from loongforge_core.generate.evaluate import answer_questions
 from loongforge_core.generate.greedy import GreedyDecoder
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
-from loongforge_core.train.checkpoint import checkpoints, load_model
+from loongforge_core.train.checkpoint.folders import checkpoints
+from loongforge_core.train.checkpoint.load import load_model
 from loongforge_core.train.held_out import HeldOut, best_checkpoint, best_of
 from loongforge_core.train.loop import train
 

@@ -22,7 +22,7 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.parallel.groups import initialise_groups
 from loongforge_core.parallel.launch import RankError, run_ranks
 from loongforge_core.registry import Registry
-from loongforge_core.train.checkpoint import checkpoints
+from loongforge_core.train.checkpoint.folders import checkpoints
 from loongforge_core.train.loop import train
 from loongforge_core.train.progress import Progress
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from megatron.core import parallel_state, tensor_parallel
+from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
 from runs import lines_of, quiet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributed
@@ -30,8 +30,9 @@ from loongforge_core.parallel.groups import initialise_groups
 from loongforge_core.parallel.launch import RankError, run_ranks, single_process
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, trainer_in
-from loongforge_core.train import checkpoint
-from loongforge_core.train.checkpoint import checkpoints, save_start
+from loongforge_core.train.checkpoint import save
+from loongforge_core.train.checkpoint.folders import checkpoints
+from loongforge_core.train.checkpoint.save import save_start
 from loongforge_core.train.loop import train
 from loongforge_core.train.metrics import Metrics, cut
 from loongforge_core.train.step import Trainer
@@ -215,7 +216,7 @@ def run_and_die(config: str, at: tuple[str, int] | None) -> None:
 
 
 def die_at(name: str, count: int) -> None:
-    owners = {"save": checkpoint.dist_checkpointing, "write_through": checkpoint, "rename": Path}
+    owners = {"save": dist_checkpointing, "write_through": save, "rename": Path}
     owner: Any = owners.get(name, Metrics)
     call = getattr(owner, name)
     calls = itertools.count(1)

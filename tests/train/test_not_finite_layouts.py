@@ -18,9 +18,9 @@ from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, share, trainer_in
+from loongforge_core.train.checkpoint.stored import model_state, optimizer_state, steps_of_adam
 from loongforge_core.train.result import StepResult
 from loongforge_core.train.step import Trainer, build_trainer
-from loongforge_core.train.stored import model_state, optimizer_state, steps_of_adam
 
 LAYOUTS = [
     Layout(data=2),

@@ -18,8 +18,8 @@ from loongforge_core.data.training_data import TrainingData, find_lines
 from loongforge_core.errors import CheckpointError
 from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
+from loongforge_core.train.checkpoint.record import Record, numbers_of, require_numbers
 from loongforge_core.train.loop import train
-from loongforge_core.train.record import Record, numbers_of, require_numbers
 from loongforge_core.train.skipped_lines import SkippedLines, all_skipped
 
 Compose = Callable[..., Composition]

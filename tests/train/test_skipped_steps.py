@@ -17,7 +17,7 @@ from loongforge_core.errors import LoongForgeError
 from loongforge_core.layers.interfaces import Items
 from loongforge_core.model.batch import Batch
 from loongforge_core.registry import Registry
-from loongforge_core.train.checkpoint import checkpoints
+from loongforge_core.train.checkpoint.folders import checkpoints
 from loongforge_core.train.loop import train
 from loongforge_core.train.result import NotFinite, StepResult
 from loongforge_core.train.skipped_steps import SkippedSteps

@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from loongforge_core.errors import PluginError
 from loongforge_core.parallel.launch import RankError, run_ranks
 from loongforge_core.parallel.repairs import writing_in_this_process
-from loongforge_core.train.stored import boxes, stored_tensors
+from loongforge_core.train.checkpoint.stored import boxes, stored_tensors
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (1, 5), (4, 1), (3, 4), (2, 3, 4), (3, 1, 2, 2)])

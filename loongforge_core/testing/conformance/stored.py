@@ -18,8 +18,9 @@ from loongforge_core.testing.conformance.samples import samples
 from loongforge_core.testing.conformance.subject import Subject, fresh
 from loongforge_core.testing.conformance.trials import built, in_one_process
 from loongforge_core.testing.reference import different_tensors, read_tensors, redraw, save_reference
-from loongforge_core.train.checkpoint import load_checkpoint, save_checkpoint
-from loongforge_core.train.record import Record, model_of
+from loongforge_core.train.checkpoint.load import load_checkpoint
+from loongforge_core.train.checkpoint.record import Record, model_of
+from loongforge_core.train.checkpoint.save import save_checkpoint
 from loongforge_core.train.step import Trainer, build_trainer
 from loongforge_core.weights.config_keys import config_fields, write_config
 from loongforge_core.weights.export_hf import export_component

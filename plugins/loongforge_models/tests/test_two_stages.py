@@ -19,7 +19,9 @@ from loongforge_core.config.composition import Composition
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry.registry import Registry
-from loongforge_core.train.checkpoint import find_checkpoint, load_model, save_start
+from loongforge_core.train.checkpoint.folders import find_checkpoint
+from loongforge_core.train.checkpoint.load import load_model
+from loongforge_core.train.checkpoint.save import save_start
 from loongforge_core.train.prepare import prepare
 from loongforge_core.train.progress import Progress
 

@@ -18,7 +18,7 @@ from loongforge_core.config.settings import RunSettings
 from loongforge_core.data.mixture import shares_of
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import CheckpointError
-from loongforge_core.train.digests import Digest
+from loongforge_core.train.checkpoint.digests import Digest
 from loongforge_core.weights.tokenizer import TOKENIZER_FILES
 
 __all__ = ["RECORD_FILE", "Record", "model_of", "numbers_of", "read_record", "require_model", "require_numbers"]
