@@ -84,7 +84,7 @@ FIRST = (
     "tests/layouts/test_pairs.py",
     "tests/cli/test_several_processes.py",
     "tests/packaging/test_wheels.py",
-    "tests/train/test_checkpoint_layouts.py",
+    "tests/train/checkpoint/test_layouts.py",
     "plugins/loongforge_models/tests/test_published_models.py",
     "tests/layouts/test_language_model.py",
     "plugins/loongforge_llm/tests/test_expert_layouts.py",
