@@ -92,6 +92,12 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
     "a list for a path": ("output_dir: runs/digits", "output_dir: [runs]", "output_dir", "runs"),
     "defaults that are no list": ("tokenizer:", "defaults: digits\ntokenizer:", "defaults", "digits"),
     "two defaults in one": ("tokenizer:", "defaults: [{llama3: llama3_8b, qwen2: qwen2_7b}]\ntokenizer:", "defaults.0", "llama3"),
+    "kernels that a projector has not": (
+        "    type: mlp\n",
+        "    type: mlp\n    backend: transformer_engine\n",
+        "model.image_projector.backend",
+        "transformer_engine",
+    ),
     "modalities encoded by a projector": (
         "    type: mlp\n",
         "    type: mlp\n    also_encodes: [video]\n",

@@ -55,7 +55,16 @@ Without a `model_type`, the default recipe writes an item as the tag of its moda
 
 from __future__ import annotations
 
-from loongforge_core.component.config import SLOT_KEYS, BackboneConfig, ComponentConfig, EncoderConfig, ProjectorConfig, Shape, indivisible
+from loongforge_core.component.config import (
+    SLOT_KEYS,
+    BackboneConfig,
+    Backend,
+    ComponentConfig,
+    EncoderConfig,
+    ProjectorConfig,
+    Shape,
+    indivisible,
+)
 from loongforge_core.component.initial_values import Initial, InitialValues
 from loongforge_core.component.processor import Augmentation, ProcessedItem, Processor
 from loongforge_core.component.recipe import ItemMarkup, ItemRun, ItemSpan, RecipeConfig
@@ -67,6 +76,7 @@ __all__ = [
     "SUPPORTED_API_VERSIONS",
     "Augmentation",
     "BackboneConfig",
+    "Backend",
     "ComponentConfig",
     "ComponentSpec",
     "DatasetSpec",

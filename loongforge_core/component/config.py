@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["SLOT_KEYS", "BackboneConfig", "ComponentConfig", "EncoderConfig", "ProjectorConfig", "Shape", "indivisible"]
+__all__ = ["SLOT_KEYS", "BackboneConfig", "Backend", "ComponentConfig", "EncoderConfig", "ProjectorConfig", "Shape", "indivisible"]
+
+Backend = Literal["torch", "transformer_engine"]
 
 Shape = tuple[int, ...]
 """How tokens lie, or how large an item is: `(height, width)`, `(frames,)`, `(time, height, width)`; the encoder says which."""
@@ -37,6 +39,10 @@ class ComponentConfig(BaseModel):
     """Settings of a size that a test builds and runs in a second: a width of 16, two or three layers. The conformance kit
     (`loongforge check-plugin`) tries the component at this size. A projector leaves out the widths, which follow from its neighbours.
     """
+
+    backends: ClassVar[Sequence[Backend]] = ("torch",)
+    """Kernels that the module can be built of. It takes them from `context.backend` where it names more than one; what it does not name is
+    refused, rather than that a slot's `backend` does nothing."""
 
     def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:
         """Why the module cannot be split over `size` tensor ranks: a reason for each number that does not fit; none where it can.

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
+from loongforge_core.component import Backend
+
 __all__ = [
-    "Backend",
     "DataSettings",
     "EncoderLayout",
     "EvaluationSettings",
@@ -21,9 +22,6 @@ __all__ = [
     "TrainSettings",
     "WeightedFiles",
 ]
-
-
-Backend = Literal["torch", "transformer_engine"]
 
 
 class Settings(BaseModel):

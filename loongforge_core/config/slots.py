@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loongforge_core.component import SLOT_KEYS, ComponentConfig, ComponentSpec, EncoderConfig
+from loongforge_core.component import SLOT_KEYS, Backend, ComponentConfig, ComponentSpec, EncoderConfig
 from loongforge_core.config.composition import Slot
 from loongforge_core.config.library import published_files
 from loongforge_core.config.neighbours import check_neighbours, installed, width_between
 from loongforge_core.config.published import translated
 from loongforge_core.config.sentences import Findings, validated
-from loongforge_core.config.settings import Backend, SlotSettings
+from loongforge_core.config.settings import SlotSettings
 from loongforge_core.config.slot_names import FOUNDATION, encoder_slot, slot_kind, slot_modality, slot_order
 from loongforge_core.errors import PluginError, near_match
 from loongforge_core.registry.registry import Registry
@@ -90,8 +90,12 @@ def draft_of(name: str, section: Any, registry: Registry, findings: Findings) ->
     settings = settings or SlotSettings(type=spec.name)
     check_modalities(name, spec, settings, findings)
     written = translated({field: value for field, value in section.items() if field not in SLOT_KEYS}, config_class, key, findings)
-    wish = written.pop("backend", None)
-    return Draft(name, spec, with_wish(settings, wish, key) if wish else settings, config_class, written)
+    if wish := written.pop("backend", None):
+        settings = with_wish(settings, wish, key)
+    if settings.backend not in (None, *config_class.backends):
+        known = ", ".join(config_class.backends)
+        findings.add(f"{key}.backend", f"got {settings.backend}, but {spec.kind} {spec.name!r} is built of {known} only")
+    return Draft(name, spec, settings, config_class, written)
 
 
 def check_modalities(name: str, spec: ComponentSpec, settings: SlotSettings, findings: Findings) -> None:

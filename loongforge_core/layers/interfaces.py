@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from loongforge_core.component import (
     BackboneConfig,
+    Backend,
     ComponentConfig,
     EncoderConfig,
     InitialValues,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone",
-    "Backend",
     "BuildContext",
     "Component",
     "Encoder",
@@ -43,7 +43,6 @@ __all__ = [
     "Recipe",
 ]
 
-Backend = Literal["torch", "transformer_engine"]
 Recompute = Literal["none", "selective", "full"]
 
 ConfigT = TypeVar("ConfigT", bound=ComponentConfig)

@@ -22,11 +22,11 @@ from megatron.core.transformer.multi_latent_attention import MLASelfAttentionSub
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from torch import Tensor
 
+from loongforge_core.component import Backend
 from loongforge_core.errors import VersionError
 from loongforge_core.layers.attention import RotarySelfAttention, ScaledDotProductAttention
 from loongforge_core.layers.experts import NumberedExperts, SequenceRouter
 from loongforge_core.layers.gated import GatedSilu
-from loongforge_core.layers.interfaces import Backend
 from loongforge_core.layers.latent_attention import LatentSelfAttention
 from loongforge_core.layers.linear import ColumnLinear, RowLinear
 from loongforge_core.layers.norms import norm_class

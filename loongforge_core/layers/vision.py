@@ -23,8 +23,7 @@ from megatron.core.transformer.transformer_block import TransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loongforge_core.component import Shape
-from loongforge_core.layers.interfaces import Backend
+from loongforge_core.component import Backend, Shape
 from loongforge_core.layers.packing import PackedRow, packed_row
 from loongforge_core.layers.specs import LevelLayer, layer_spec
 

@@ -168,6 +168,7 @@ def part_schema(spec: ComponentSpec, config: type[ComponentConfig]) -> Schema:
     slot = field_schemas(SlotSettings)
     encoded = {"type": "string", "enum": list(spec.modalities)} if spec.modalities else {"type": "string"}
     slot["also_encodes"] |= {"items": or_reference(encoded)} if spec.kind == "encoder" else {"maxItems": 0}
+    slot["backend"] = or_reference({**described(description_of(SlotSettings, "backend")), "enum": [*config.backends, None]})
     kind = {"const": spec.name, **described(spec.summary)}
     return {**described(spec.summary), **only({**slot, "type": kind, **field_schemas(config), **old_keys(config)})}
 

@@ -262,6 +262,15 @@ def test_a_backend_that_is_not_installed_is_no_error_of_the_configuration(regist
     assert missing_backends(composition_from(changed(model__foundation__backend="torch"), registry)) == []
 
 
+def test_a_backend_that_a_component_has_not_is_refused_there() -> None:
+    settings = ["model.image_encoder.backend=torch", "model.image_projector.backend=transformer_engine"]
+    with pytest.raises(ConfigError) as caught:
+        load_composition("digits", settings, registry=Registry.discover())
+    (issue,) = caught.value.issues
+    assert issue.key == "model.image_projector.backend"
+    assert issue.message == "got transformer_engine, but projector 'mlp' is built of torch only"
+
+
 def test_samples_longer_than_the_language_model_takes() -> None:
     with pytest.raises(ConfigError, match=r"train\.seq_length: got 257, but the foundation was made for sequences of at most 256 tokens"):
         load_composition("digits", ["train.seq_length=257"], registry=Registry.discover())

@@ -133,6 +133,7 @@ class GlobalStateEncoder(Encoder[SplitPatchConfig]):
 class HeadNormConfig(PatchConfig):
     """One transformer layer whose queries and keys are normalised: head by head, or over all heads together."""
 
+    backends = ("torch", "transformer_engine")
     over_all_heads: bool = False
 
     def tensor_parallel_conflicts(self, size: int) -> Sequence[str]:

@@ -79,6 +79,7 @@ class Rope(BaseModel):
 
 
 class BrainConfig(BackboneConfig):
+    backends = ("torch", "transformer_engine")
     original_forms: ClassVar[Mapping[str, Mapping[Any, Mapping[str, Any]]]] = {
         "rotary_emb_func": {"Rope": {}, "WideRope": {"rope": {"base": 500.0}}},
         "model_spec": {

@@ -15,8 +15,8 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import nn
 
+from loongforge_core.component import Backend
 from loongforge_core.layers.attention import RotarySelfAttention
-from loongforge_core.layers.interfaces import Backend
 from loongforge_core.layers.linear import without_bias
 from loongforge_core.layers.specs import layer_spec
 

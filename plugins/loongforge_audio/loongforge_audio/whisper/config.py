@@ -24,6 +24,7 @@ class WhisperConfig(EncoderConfig):
         "max_source_positions": 50,
         "init_method_std": 0.1,
     }
+    backends = ("torch", "transformer_engine")
 
     num_layers: PositiveInt = 4
     hidden_size: PositiveInt = 384

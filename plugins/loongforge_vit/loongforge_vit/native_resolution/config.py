@@ -34,6 +34,7 @@ class NativeResolutionConfig(EncoderConfig):
         "max_pixels": 1024,
         "init_method_std": 0.1,
     }
+    backends = ("torch", "transformer_engine")
 
     num_layers: PositiveInt
     hidden_size: PositiveInt

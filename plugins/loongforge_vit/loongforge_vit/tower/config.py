@@ -25,6 +25,7 @@ class TowerConfig(EncoderConfig):
         "patch_size": 6,
         "init_method_std": 0.1,
     }
+    backends = ("torch", "transformer_engine")
 
     num_layers: PositiveInt
     hidden_size: PositiveInt
