@@ -107,9 +107,10 @@ def compose_tree(config: str, overrides: Sequence[str], library: Library) -> Com
             for default in defaults:
                 if default.config_path in reading.documents:
                     group, _, option = default.config_path.rpartition("/")
-                    writer = writer_of_default(group, option, reading.documents) or (COMMAND_LINE if reading.is_overridden else "")
-                    provenance.add_package(default.package or "", writer)
-                    provenance.add_document(reading.documents[default.config_path], default.package or "")
+                    package = default.package or ""
+                    writer = writer_of_default(group, option, reading.documents, package) or (COMMAND_LINE if reading.is_overridden else "")
+                    provenance.add_package(package, writer)
+                    provenance.add_document(reading.documents[default.config_path], package)
             for override in values:
                 provenance.add_override(override.key_or_group, override.value())
             tree = compose(PRIMARY, lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loongforge_core.config.document import Document
@@ -59,14 +59,19 @@ def missing_default(group: str, option: str, library: Library) -> str:
     return missing + (did_you_mean(option, library.options(group)) if is_group else did_you_mean(group, library.groups()))
 
 
-def writer_of_default(group: str, option: str, documents: Mapping[str, Document]) -> str:
-    """`file:line` of the default that names a file of a group; empty where none does."""
+def writer_of_default(group: str, option: str, documents: Mapping[str, Document], package: str = "") -> str:
+    """`file:line` of the default that names a file of a group, the one for `package` where several do; empty where none does."""
+    found = dict(reversed(list(writers_of_default(group, option, documents))))  # the first of a package counts
+    return found.get(package) or next(reversed(found.values()), "")
+
+
+def writers_of_default(group: str, option: str, documents: Mapping[str, Document]) -> Iterator[tuple[str, str]]:
+    """The package that each default gives the file, and its `file:line`."""
     for document in documents.values():
         for index, default in enumerate(document.tree.get("defaults", ())):
             entries = default.items() if isinstance(default, Mapping) else [(str(default).rpartition("/")[0], default)]
             for key, value in entries:
-                named = canonical_group(str(key).split(" ")[-1].partition("@")[0])
+                named, _, package = str(key).split(" ")[-1].partition("@")
                 values = [str(each).partition("@")[0].rpartition("/")[2] for each in (value if isinstance(value, list) else [value])]
-                if option in values and (named == group or not isinstance(default, Mapping)):
-                    return document.where(f"defaults.{index}")
-    return ""
+                if option in values and (canonical_group(named) == group or not isinstance(default, Mapping)):
+                    yield package, document.where(f"defaults.{index}")

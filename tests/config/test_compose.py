@@ -161,6 +161,13 @@ def test_a_key_that_only_a_default_leads_to_was_written_by_that_default(registry
     assert composed(registry, config).provenance.where(misspelt) == f"{config}:3"
 
 
+def test_of_one_size_in_two_slots_each_has_its_own_line(registry: Registry, tmp_path: Path) -> None:
+    lines = "  - image_encoder@model.image_encoder: eye_small\n  - image_encoder@model.video_encoder: eye_small\n"
+    provenance = composed(registry, write(tmp_path / "my.yaml", f"defaults:\n{lines}")).provenance
+    assert provenance.where("model.image_encoder") == f"{tmp_path / 'my.yaml'}:2"
+    assert provenance.where("model.video_encoder") == f"{tmp_path / 'my.yaml'}:3"
+
+
 def test_a_key_that_only_a_default_on_the_command_line_leads_to_is_of_the_command_line(registry: Registry) -> None:
     provenance = composed(registry, COMPLETE, "+image_encoder@modle.image_encoder=eye_large").provenance
     assert provenance.where("modle") == provenance.where("modle.image_encoder") == COMMAND_LINE
