@@ -9,16 +9,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent / "faults"))
-
 from started import install, is_running, start, until
 
 from loongforge_core.cli.main import main

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
+import models
 import pytest
 import torch
 from torch import distributed
@@ -21,10 +20,6 @@ from loongforge_core.parallel.groups import initialise_groups
 from loongforge_core.parallel.launch import run_ranks
 from loongforge_core.registry import Registry
 from loongforge_core.testing.layouts import Layout, trainer_in
-
-sys.path.append(str(Path(__file__).parents[1] / "layouts"))
-
-import models
 
 LAYOUTS = [
     Layout(data=2),

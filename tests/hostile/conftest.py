@@ -8,16 +8,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-sys.path.append(str(Path(__file__).parent))
-
 from attacks import LINE, SECRET, STEP, Place
+from PIL import Image
 
 from loongforge_core.cli.main import main
 from loongforge_core.config.check import load_composition

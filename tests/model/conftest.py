@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from samples import IMAGE, TOKENS_OF_AN_IMAGE
 
 from loongforge_core.config.check import composition_from
 from loongforge_core.config.composition import Composition
@@ -16,10 +15,6 @@ from loongforge_core.layers.interfaces import Items
 from loongforge_core.model.batch import PLACEHOLDER_ID, Batch, Placement
 from loongforge_core.parallel.launch import single_process
 from loongforge_core.registry import Registry
-
-sys.path.append(str(Path(__file__).parent))
-
-from samples import IMAGE, TOKENS_OF_AN_IMAGE
 
 MODEL: Mapping[str, Any] = {
     "model_type": "llava",

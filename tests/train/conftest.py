@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,9 +42,6 @@ NARROW = (
 )
 
 Compose = Callable[..., Composition]
-
-# Where ranks find them too: what these tests share, tiny compositions and what they are trained on, models and batches for layouts.
-sys.path += [str(Path(__file__).parent), *(str(Path(__file__).parents[1] / name) for name in ("matrix", "layouts"))]
 
 
 @pytest.fixture(scope="session")

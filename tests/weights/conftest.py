@@ -1,9 +1,8 @@
-"""A small Qwen2, saved by transformers, and ours beside it; the models of the layouts' tests are on the path."""
+"""A small Qwen2, saved by transformers, and ours beside it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,6 @@ import transformers
 from loongforge_llm.qwen2.config import Qwen2Config
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-sys.path.append(str(Path(__file__).parents[1] / "layouts"))
 
 from loongforge_core.testing.reference import Ours, ours, redraw
 

@@ -1,8 +1,0 @@
-"""The trees of these tests are on the path."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parent))

@@ -1,8 +1,0 @@
-"""Puts the models and third parties' components of these tests where ranks find them too."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parent))
