@@ -63,19 +63,15 @@ def test_results_come_in_the_order_of_ranks() -> None:
     assert all(total.item() == 33 for _, total in results)
 
 
-def test_eight_ranks_with_groups_take_seconds_at_most() -> None:
-    run_ranks(sum_of_ranks, 1, 0)  # the server is there
-    start = time.monotonic()
+def test_eight_ranks_have_megatrons_groups() -> None:
     assert run_ranks(groups_of_megatron, 8) == [(0, 0), (1, 0)] * 2 + [(0, 1), (1, 1)] * 2
-    assert time.monotonic() - start < 10  # about one on two idle cores
 
 
 def test_a_rank_that_raises_ends_the_others_and_shows_its_traceback() -> None:
-    start = time.monotonic()
+    """Which wait for it, and would be what is said when the time is over."""
     with pytest.raises(RankError, match=r"(?s)rank 1 of 3.*raise_on_rank_one.*DataError: line 3 is no JSON") as caught:
         run_ranks(raise_on_rank_one, 3)
     assert isinstance(caught.value.__cause__, DataError)
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(("how", "said"), [("leaves", "status 7"), ("is killed", r"status -9 \(SIGKILL\)")])
