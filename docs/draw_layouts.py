@@ -18,6 +18,8 @@ from loongforge_core.generate.pictures import BLUE, GREY, INK, LIGHT, RED, canva
 PICTURE = Path(__file__).parent / "pictures" / "layouts.png"
 FLOAT32 = 2.0**-24
 """Half of the distance between neighbouring float32 numbers, relatively."""
+ALLOWED, STEPS = 1e-5, 10
+"""I1: the relative difference of losses that two layouts may have over the first steps."""
 
 
 def losses(run: str) -> np.ndarray:
@@ -37,7 +39,9 @@ def draw(one: np.ndarray, four: np.ndarray) -> None:
     said = "the same numbers, until float32's rounding has grown, as it does between any two machines"
     above.text(0, 1.05, said, transform=above.transAxes, fontsize=10, color=GREY)
     below.plot(steps, np.maximum(np.abs(one - four) / one, FLOAT32), color=GREY, linewidth=0.9)
-    below.axhline(1e-5, color=LIGHT, linewidth=1.5)
+    below.axhline(ALLOWED, color=LIGHT, linewidth=1.5)
+    said = f"the most that the first {STEPS} steps may differ"
+    below.text(len(one), ALLOWED / 3, said, color=GREY, fontsize=9, ha="right", va="top")
     below.set_ylabel("relative\ndifference", color=INK)
     below.set_xlabel("step", color=INK)
     for axes in (above, below):
