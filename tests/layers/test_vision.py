@@ -6,16 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from loongforge_core.layers.rotary import rotate
-from loongforge_core.layers.vision import (
-    GridAngles,
-    blocks_to_rows,
-    interpolated_positions,
-    pack_frames,
-    pack_windows,
-    reorder,
-    rows_to_blocks,
-    rows_to_windows,
-)
+from loongforge_core.layers.vision.order import blocks_to_rows, reorder, rows_to_blocks, rows_to_windows
+from loongforge_core.layers.vision.packed import pack_frames, pack_windows
+from loongforge_core.layers.vision.positions import GridAngles, interpolated_positions
 
 SIZES = ((1, 4, 6), (2, 2, 10), (1, 8, 2))
 

@@ -22,7 +22,7 @@ from loongforge_core.layers.decoder import Decoder
 from loongforge_core.layers.linear import ColumnLinear, RowLinear
 from loongforge_core.layers.loss import mask_padded_vocabulary
 from loongforge_core.layers.transformer_config import transformer_config
-from loongforge_core.layers.vision import reorder, rows_to_blocks
+from loongforge_core.layers.vision.order import reorder, rows_to_blocks
 from tests.testing.conformance_blind.planted_configs import BlocksConfig, SplitConfig, StripConfig, ThriftyConfig
 
 NUM_POSITIONS = 8

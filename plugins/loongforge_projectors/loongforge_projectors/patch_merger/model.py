@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from loongforge_core.component import InitialValues
 from loongforge_core.errors import PluginError
 from loongforge_core.layers.interfaces import BuildContext, Features, Projector
-from loongforge_core.layers.vision import reorder, rows_to_blocks
+from loongforge_core.layers.vision.order import reorder, rows_to_blocks
 from loongforge_projectors.patch_merger.config import PatchMergerConfig
 
 __all__ = ["PatchMergerProjector"]

@@ -18,16 +18,9 @@ from loongforge_core.component import InitialValues
 from loongforge_core.layers.interfaces import BuildContext, Encoder, Features, Items
 from loongforge_core.layers.specs import block_spec
 from loongforge_core.layers.transformer_config import transformer_config
-from loongforge_core.layers.vision import (
-    FrameLayer,
-    GridAngles,
-    blocks_to_rows,
-    embed_patches,
-    pack_windows,
-    packed_layer_spec,
-    reorder,
-    run_layers,
-)
+from loongforge_core.layers.vision.order import blocks_to_rows, reorder
+from loongforge_core.layers.vision.packed import FrameLayer, embed_patches, pack_windows, packed_layer_spec, run_layers
+from loongforge_core.layers.vision.positions import GridAngles
 from loongforge_vit.qwen2_5_vl.config import Qwen25VlConfig
 
 __all__ = ["Qwen25VlEncoder"]

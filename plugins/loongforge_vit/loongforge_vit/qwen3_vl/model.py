@@ -17,16 +17,9 @@ from loongforge_core.component import InitialValues
 from loongforge_core.layers.interfaces import BuildContext, Encoder, Features, Items
 from loongforge_core.layers.specs import block_spec
 from loongforge_core.layers.transformer_config import transformer_config
-from loongforge_core.layers.vision import (
-    GridAngles,
-    blocks_to_rows,
-    embed_patches,
-    interpolated_positions,
-    pack_frames,
-    packed_layer_spec,
-    reorder,
-    run_layers,
-)
+from loongforge_core.layers.vision.order import blocks_to_rows, reorder
+from loongforge_core.layers.vision.packed import embed_patches, pack_frames, packed_layer_spec, run_layers
+from loongforge_core.layers.vision.positions import GridAngles, interpolated_positions
 from loongforge_vit.qwen3_vl.config import Qwen3VlConfig
 
 __all__ = ["Qwen3VlEncoder"]

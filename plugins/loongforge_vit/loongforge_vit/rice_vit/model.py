@@ -28,16 +28,9 @@ from loongforge_core.layers.norms import LayerNorm
 from loongforge_core.layers.rotary import rotate
 from loongforge_core.layers.specs import block_spec
 from loongforge_core.layers.transformer_config import transformer_config
-from loongforge_core.layers.vision import (
-    GridAngles,
-    PackedItems,
-    blocks_to_rows,
-    embed_patches,
-    pack,
-    packed_layer_spec,
-    reorder,
-    run_layers,
-)
+from loongforge_core.layers.vision.order import blocks_to_rows, reorder
+from loongforge_core.layers.vision.packed import PackedItems, embed_patches, pack, packed_layer_spec, run_layers
+from loongforge_core.layers.vision.positions import GridAngles
 from loongforge_vit.rice_vit.config import RiceVitConfig
 
 __all__ = ["RiceVitEncoder"]
