@@ -39,6 +39,7 @@ def description(published: Published[ComponentSpec], registry: Registry, *, coun
         "paper": spec.paper,
         "left_out": spec.left_out,
         "layouts": layouts_in_words(spec, config_class),
+        "backends": list(config_class.backends) if spec.kind != "recipe" else [],
         "fields": settable_fields(config_class),
         "fixed": fixed_fields(config_class),
         "original_forms": sorted(config_class.original_forms),

@@ -127,6 +127,11 @@ def test_what_a_family_fixes_is_no_field(capsys: pytest.CaptureFixture[str]) -> 
     assert "fixed: sliding_window: null, add_qkv_bias: false, qk_layernorm: true\n" in shown(capsys, "qwen3")
 
 
+def test_the_kernels_that_a_component_has_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "weight_decay, backend (torch), also_encodes\n" in shown(capsys, "hf_encoder")
+    assert "weight_decay, backend (torch or transformer_engine)\n" in shown(capsys, "qwen3")
+
+
 def test_a_field_that_a_family_declares_again_keeps_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = [line for line in shown(capsys, "qwen3").split("\n") if line.split()[:1] == ["max_position_embeddings"]]
     assert line.split()[1:3] == ["int", "40960"]
