@@ -34,6 +34,7 @@ OLDER_ONLY = (
     "tests/parallel/test_redirections.py::test_preparing_costs_no_torch",
     "_are_those_of_one[recomputed",  # for which 0.19 compiles C++
     "tests/testing/",
+    "tests/train/checkpoint/test_record.py::",
     "tests/train/test_endings.py::test_a_lost_rank",
     "tests/train/test_endings.py::test_a_signal",
     "tests/train/test_endings.py::test_the_same_signal",

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from saved_runs import Saved, trainer_of
+from saved_runs import record_of, trainer_of
 
 from loongforge_core.config.composition import Composition
 from loongforge_core.data.training_data import TrainingData
 from loongforge_core.errors import CheckpointError
 from loongforge_core.model.provider import OmniModelProvider
 from loongforge_core.registry import Registry
+from loongforge_core.train.checkpoint.folders import checkpoint_of_step
 from loongforge_core.train.checkpoint.load import load_checkpoint, load_model
 from loongforge_core.train.checkpoint.record import (
+    RECORD_FILE,
     differences,
     model_of,
     numbers_of,
@@ -31,7 +33,25 @@ Compose = Callable[..., Composition]
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-def test_another_model_is_refused_by_every_difference(saved: Saved, compose: Compose, registry: Registry) -> None:
+@dataclass(frozen=True)
+class Recorded:
+    """A run, and the folder of a checkpoint of which there is the record alone: nothing else of it is read here."""
+
+    composition: Composition
+    data: TrainingData
+    folder: Path
+
+
+@pytest.fixture
+def saved(compose: Compose, registry: Registry) -> Recorded:
+    composition = compose("model.image_encoder.lr=1e-3")
+    data, folder = TrainingData(composition, registry), checkpoint_of_step(Path(composition.run.output_dir), 3)
+    folder.mkdir(parents=True)
+    (folder / RECORD_FILE).write_text(record_of(composition, data, 3).to_json())
+    return Recorded(composition, data, folder)
+
+
+def test_another_model_is_refused_by_every_difference(saved: Recorded, compose: Compose, registry: Registry) -> None:
     other = compose("model.foundation.num_layers=3", "model.image_encoder.feature_layer=-2")
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(saved.folder, trainer_of(other, registry))
@@ -43,7 +63,7 @@ def test_another_model_is_refused_by_every_difference(saved: Saved, compose: Com
         load_model(saved.folder, [OmniModelProvider(composition=other, registry=registry)()], other)
 
 
-def test_a_field_that_a_component_has_got_since_has_its_default(saved: Saved, compose: Compose) -> None:
+def test_a_field_that_a_component_has_got_since_has_its_default(saved: Recorded, compose: Compose) -> None:
     """A checkpoint of an earlier release does not know of it; one in which it is not the default is of another model still."""
     record = read_record(saved.folder)
     model = copy.deepcopy(dict(record.model))
@@ -67,7 +87,7 @@ def test_a_length_that_changes_rotary_positions_makes_another_model(compose: Com
     assert next(unscaled) == next(unscaled)
 
 
-def test_another_tokenizer_makes_another_model(saved: Saved, tmp_path: Path) -> None:
+def test_another_tokenizer_makes_another_model(saved: Recorded, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     shutil.copytree(str(saved.composition.run.tokenizer), tokenizer)
     run = saved.composition.run.model_copy(update={"tokenizer": str(tokenizer)})
@@ -89,14 +109,14 @@ def test_another_tokenizer_makes_another_model(saved: Saved, tmp_path: Path) -> 
         ("model.foundation.freeze=true", "model.foundation.freeze: the checkpoint has false, this run has true"),
     ],
 )
-def test_settings_that_change_numbers_are_refused(saved: Saved, compose: Compose, override: str, line: str) -> None:
+def test_settings_that_change_numbers_are_refused(saved: Recorded, compose: Compose, override: str, line: str) -> None:
     changed = compose("model.image_encoder.lr=1e-3", "train.micro_batch_size=2", "train.save_interval=1", override)
     with pytest.raises(CheckpointError) as caught:
         require_numbers(read_record(saved.folder), numbers_of(changed, saved.data), saved.folder)
     assert str(caught.value).splitlines()[1:-1] == [f"  {line}"]
 
 
-def test_another_data_file_is_noticed(saved: Saved, data_file: Path, compose: Compose, registry: Registry, tmp_path: Path) -> None:
+def test_another_data_file_is_noticed(saved: Recorded, data_file: Path, compose: Compose, registry: Registry, tmp_path: Path) -> None:
     longer = data_file.with_name("longer.jsonl")
     longer.write_text(data_file.read_text() * 2)
     composition = compose("model.image_encoder.lr=1e-3", f"data.path={longer}")
@@ -104,7 +124,7 @@ def test_another_data_file_is_noticed(saved: Saved, data_file: Path, compose: Co
         require_numbers(read_record(saved.folder), numbers_of(composition, TrainingData(composition, registry)), saved.folder)
 
 
-def test_a_data_file_of_the_same_size_is_noticed(saved: Saved, data_file: Path, compose: Compose, registry: Registry) -> None:
+def test_a_data_file_of_the_same_size_is_noticed(saved: Recorded, data_file: Path, compose: Compose, registry: Registry) -> None:
     edited, moved = data_file.with_name("edited.jsonl"), data_file.with_name("moved.jsonl")
     edited.write_text(data_file.read_text().replace("seventeen", "seventeem", 1))
     moved.write_text(data_file.read_text())
