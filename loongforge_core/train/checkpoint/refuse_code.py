@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -36,6 +37,9 @@ ALLOWED_NAMES = frozenset(
     }
 )
 
+KEEPING = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+"""What of a pickle says where a value is kept, to be named again."""
+
 
 class MetadataUnpickler(pickle.Unpickler):
     """Knows the dataclasses of torch's checkpoint metadata and nothing else."""
@@ -59,10 +63,19 @@ def member(enumeration: Any, name: Any) -> Any:
     raise pickle.UnpicklingError(f"it asks {enumeration!r} for {name!r}")
 
 
+def refuse_far_places(content: bytes) -> None:
+    """Raises ValueError where a pickle keeps a value at a place beyond its length: Python would make a list of gigabytes up to there."""
+    for opcode, place, position in pickletools.genops(content):
+        if opcode.name in KEEPING and int(place or 0) > len(content):
+            raise ValueError(f"at {position} it keeps a value at place {place}")
+
+
 def refuse_code(folder: Path) -> None:
     """Raises CheckpointError where `folder` holds anything but tensors and plain data."""
     try:
-        metadata = MetadataUnpickler(io.BytesIO((folder / METADATA_FILE).read_bytes())).load()
+        described = (folder / METADATA_FILE).read_bytes()
+        refuse_far_places(described)
+        metadata = MetadataUnpickler(io.BytesIO(described)).load()
         for index, stored in metadata.storage_data.items():
             if Path(stored.relative_path).name != stored.relative_path:
                 raise ValueError(f"it names the file {stored.relative_path!r}, which is not in the folder")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,20 @@ def test_code_in_a_checkpoint_is_refused(saved: Saved, registry: Registry, tmp_p
     with pytest.raises(CheckpointError, match="cannot be loaded safely"):
         load_checkpoint(saved.folder, trainer_of(saved.composition, registry))
     assert not mark.exists()
+
+
+def test_a_value_kept_far_away_takes_no_memory(saved: Saved, registry: Registry) -> None:
+    """One flipped bit makes LONG_BINPUT, "r", of REDUCE, "R": what follows is a place, and Python would make a list up to it."""
+    without_digests(saved.folder)
+    described = saved.folder / ".metadata"
+    content = bytearray(described.read_bytes())
+    operations = [at for opcode, _, at in pickletools.genops(bytes(content)) if opcode.name == "REDUCE"]
+    place, flipped = max((*struct.unpack("<I", content[at + 1 : at + 5]), at) for at in operations)
+    assert place > 10**9
+    content[flipped] ^= ord("r") ^ ord("R")
+    described.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"cannot be loaded safely: ValueError: at {flipped} it keeps a value at place {place}"):
+        load_checkpoint(saved.folder, trainer_of(saved.composition, registry))
 
 
 class AskedFor:
