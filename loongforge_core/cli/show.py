@@ -104,8 +104,9 @@ def print_fields(shown: Mapping[str, Any]) -> None:
     if shown["fixed"]:
         print(f"  fixed: {written(shown['fixed'])}")
     if shown["kind"] != "recipe":
-        keys = [key for key in SlotSettings.model_fields if key != "also_encodes" or shown["kind"] == "encoder"]
-        print(f"  beside these, the slot's own keys: {', '.join(keys)}".replace("backend", f"backend ({' or '.join(shown['backends'])})"))
+        notes = {"backend": f" ({' or '.join(shown['backends'])})"}
+        keys = [key + notes.get(key, "") for key in SlotSettings.model_fields if key != "also_encodes" or shown["kind"] == "encoder"]
+        print(f"  beside these, the slot's own keys: {', '.join(keys)}")
     if shown["original_forms"]:
         print(f"  keys of the original design that are read too: {', '.join(shown['original_forms'])}")
     if shown["augment"]:

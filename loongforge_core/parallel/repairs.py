@@ -2,7 +2,7 @@
 
 `cpu.py` applies the table whenever it prepares Megatron, with and without an accelerator. A repair leaves a version
 without the error as it is, so that no version number is asked here. What would be wrong at other times is a context
-manager, for the caller to hold open: `writing_in_this_process`.
+manager, for the caller to hold open: `writing_in_this_process`, and `quiet` for what it says without need.
 """
 
 from __future__ import annotations
